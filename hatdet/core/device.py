@@ -1,0 +1,48 @@
+"""Which device, and in which precision."""
+
+from __future__ import annotations
+
+import torch
+
+from hatdet.core.errors import DeviceError, OptionsError
+
+__all__ = ["choose_device", "choose_precision"]
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device of that name; `auto` is the first of CUDA, MPS and the CPU that is there.
+
+    Raises:
+        DeviceError: no such device on this machine.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(f"cuda:{name}" if name.isdigit() else name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        there = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        there += ["mps"] if torch.backends.mps.is_available() else []
+        raise DeviceError(f"device {name!r} is not usable here: expected one of {', '.join(there)}") from error
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of the network's matrix products: `auto`, `fp32` or `bf16`.
+
+    `auto` is bf16 on CUDA where the card computes in it, fp32 everywhere else. fp16 is refused: HAT's activations
+    leave its range, and the picture turns black.
+
+    Raises:
+        OptionsError: another name.
+    """
+    if name == "auto":
+        supported = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if supported else torch.float32
+    if name == "fp16":
+        raise OptionsError("precision fp16 is refused: HAT overflows in it (black tiles); use bf16 or fp32")
+    if name not in ("fp32", "bf16"):
+        raise OptionsError(f"precision must be auto, fp32 or bf16, got {name!r}")
+    return torch.bfloat16 if name == "bf16" else torch.float32

@@ -1,0 +1,34 @@
+"""Every test is offline, writes nothing outside its own folder, and leaves no thread setting behind."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)  # networks are tiny, and several test processes share the machine
+
+LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking up any host but this one is an error, as on a machine without a network."""
+    real = socket.getaddrinfo
+
+    def lookup(host, *rest, **named):
+        if host not in LOOPBACK:
+            raise socket.gaierror(f"no network in tests, but {host} was looked up")
+        return real(host, *rest, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of weights."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("HATDET_CACHE", str(folder))
+    return folder / "weights"

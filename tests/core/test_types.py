@@ -1,0 +1,55 @@
+"""Values are checked at birth."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from hatdet.core.types import Detection, Detections, Image
+
+
+@pytest.mark.parametrize(
+    ("pixels", "changes", "sentence"),
+    [
+        (torch.zeros(1, 4, 4), {}, r"pixels must be \(3, h, w\)"),
+        (torch.zeros(3, 0, 4), {}, "h and w from 1"),
+        (torch.zeros(3, 4, 4, dtype=torch.uint8), {}, "pixels must be float32"),
+        (torch.zeros(3, 4, 4), {"scale": 0}, "scale must be positive, got 0"),
+        (torch.zeros(3, 4, 4), {"bit_depth": 12}, "bit_depth must be 8 or 16, got 12"),
+    ],
+)
+def test_an_image_that_cannot_be_is_refused(pixels, changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        Image(pixels, **changes)
+
+
+def test_an_image_knows_its_source():
+    image = Image(torch.zeros(3, 40, 80), scale=4, bit_depth=16)
+    assert (image.width, image.height, image.levels) == (80, 40, 65535)
+    assert image.source_size_wh == (20, 10)
+    with pytest.raises(AttributeError):
+        image.scale = 2
+
+
+def boxes(xyxy, confidence=(0.5,), class_id=(0,)) -> Detections:
+    return Detections(np.array(xyxy, np.float32), np.array(confidence, np.float32), np.array(class_id), {0: "car"})
+
+
+def test_detections_are_a_sequence_of_objects():
+    found = boxes([[1, 2, 3, 4]])
+    assert list(found) == [Detection((1.0, 2.0, 3.0, 4.0), 0.5, 0, "car")]
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (([[1, 2, 3, 4]], (0.5, 0.6)), "must be"),
+        (([[3, 2, 1, 4]],), "x1 <= x2"),
+        (([[1, 2, 3, 4]], (0.5,), (7,)), r"class ids must have a name, got \[7\]"),
+    ],
+)
+def test_detections_that_cannot_be_are_refused(arguments, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        boxes(*arguments)
