@@ -1,0 +1,85 @@
+"""Boxes on pictures, for people."""
+
+from __future__ import annotations
+
+import colorsys
+
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
+from numpy.typing import NDArray
+
+from hatdet.core.types import Detections, Image
+from hatdet.imaging.files import to_array
+
+__all__ = ["side_by_side", "with_boxes"]
+
+SMALLEST_PANEL = 480  # a panel is enlarged (pixels repeated) until its long side has this many pixels
+LARGEST_ENLARGEMENT = 16
+GAP = 8
+BACKGROUND = (24, 24, 27)
+
+
+def with_boxes(image: Image, detections: Detections, enlarge: int = 1, caption: str = "") -> NDArray[np.uint8]:
+    """The image, its pixels repeated `enlarge` times, with labelled boxes and a caption above.
+
+    Returns `(h, w, 3)` RGB uint8. The boxes are in source coordinates, the image may be upscaled.
+    """
+    pixels = _eight_bits(image).repeat(enlarge, 0).repeat(enlarge, 1)
+    picture = PIL.Image.fromarray(pixels)
+    draw = PIL.ImageDraw.Draw(picture)
+    long_side = max(picture.size)
+    line = max(1, round(long_side / 400))
+    font = PIL.ImageFont.load_default(size=max(11, round(long_side / 48)))
+    zoom = image.scale * enlarge
+    for detection in reversed(list(detections)):  # the most confident on top
+        colour = _colour(detection.class_id)
+        x1, y1, x2, y2 = (edge * zoom for edge in detection.xyxy)
+        draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour, width=line)
+        text = f"{detection.class_name} {detection.confidence:.2f}"
+        left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
+        w, h = right - left + 6, bottom - top + 6
+        x = min(max(0, x1), max(0, picture.width - w))
+        y = y1 - h if y1 >= h else min(y1, picture.height - h)
+        draw.rectangle((x, y, x + w, y + h), fill=colour)
+        draw.text((x + 3 - left, y + 3 - top), text, font=font, fill=_ink(colour))
+    return np.asarray(_captioned(picture, caption) if caption else picture)
+
+
+def side_by_side(source: Image, seen: Image, detections: Detections, name: str) -> NDArray[np.uint8]:
+    """The source picture and, beside it at the same size, what the detector saw, both with the boxes.
+
+    A small source is shown with its pixels repeated, so that one sees what there was to see.
+    """
+    factor = round(seen.scale / source.scale)
+    enlarge = min(LARGEST_ENLARGEMENT, max(1, -(-SMALLEST_PANEL // max(seen.width, seen.height))))
+    left = with_boxes(source, detections, factor * enlarge, f"source {source.width}x{source.height}")
+    right = with_boxes(seen, detections, enlarge, f"{name} {seen.width}x{seen.height}")
+    gap = np.full((left.shape[0], GAP, 3), BACKGROUND, np.uint8)
+    return np.concatenate([left, gap, right], axis=1)
+
+
+def _captioned(picture: PIL.Image.Image, caption: str) -> PIL.Image.Image:
+    size = max(12, round(max(picture.size) / 40))
+    whole = PIL.Image.new("RGB", (picture.width, picture.height + 2 * size), BACKGROUND)
+    whole.paste(picture, (0, 2 * size))
+    font = PIL.ImageFont.load_default(size=size)
+    PIL.ImageDraw.Draw(whole).text((size // 2, size // 3), caption, font=font, fill=(235, 235, 235))
+    return whole
+
+
+def _eight_bits(image: Image) -> NDArray[np.uint8]:
+    array = to_array(image)
+    return (array >> 8).astype(np.uint8) if image.bit_depth == 16 else array.astype(np.uint8)
+
+
+def _colour(class_id: int) -> tuple[int, int, int]:
+    """Far apart for neighbouring ids: hues by the golden ratio."""
+    r, g, b = colorsys.hsv_to_rgb((0.08 + class_id * 0.618034) % 1, 0.85, 1.0)
+    return round(r * 255), round(g * 255), round(b * 255)
+
+
+def _ink(colour: tuple[int, int, int]) -> tuple[int, int, int]:
+    luma = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
+    return (0, 0, 0) if luma > 140 else (255, 255, 255)

@@ -1,0 +1,149 @@
+"""What comes from disk and what goes there, broken files included."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from hatdet.core.atomic import write_bytes
+from hatdet.core.errors import InputError, OptionsError
+from hatdet.imaging.files import read_image, to_array, write_image
+from tests.helpers import random_image
+
+
+@pytest.mark.parametrize("bit_depth", [8, 16])
+def test_png_comes_back_as_it_went(tmp_path: Path, bit_depth):
+    image = random_image(7, 9, bit_depth=bit_depth)
+    write_image(image, tmp_path / "deep" / "er" / "a.png")
+    again = read_image(tmp_path / "deep" / "er" / "a.png")
+    assert again.bit_depth == bit_depth
+    assert torch.equal(again.pixels, image.pixels)
+    assert [path.name for path in (tmp_path / "deep" / "er").iterdir()] == ["a.png"]
+
+
+def test_channels_are_red_green_blue(tmp_path: Path):
+    PIL.Image.new("RGB", (2, 1), (255, 128, 0)).save(tmp_path / "a.png")
+    image = read_image(tmp_path / "a.png")
+    assert image.pixels[:, 0, 0].mul(255).tolist() == [255, 128, 0]
+    write_image(image, tmp_path / "b.png")
+    with PIL.Image.open(tmp_path / "b.png") as written:
+        assert written.getpixel((0, 0)) == (255, 128, 0)
+    assert to_array(image)[0, 1].tolist() == [255, 128, 0]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_sixteen_bit_files_keep_their_bits_and_their_channels(tmp_path: Path, suffix):
+    array = np.random.default_rng(0).integers(0, 65536, (5, 6, 3)).astype(np.uint16)
+    cv2.imwrite(str(tmp_path / f"a{suffix}"), array[..., ::-1])
+    image = read_image(tmp_path / f"a{suffix}")
+    assert image.bit_depth == 16
+    assert np.array_equal(to_array(image), array)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "CMYK", "1"])
+def test_other_modes_become_rgb(tmp_path: Path, mode):
+    picture = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)).convert(mode)
+    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+    picture.save(path)
+    image = read_image(path)
+    assert (image.width, image.height, image.bit_depth) == (8, 6, 8)
+    assert np.array_equal(to_array(image), np.asarray(picture.convert("RGB")))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientations_are_read_upright(tmp_path: Path, orientation):
+    upright = np.zeros((16, 32, 3), np.uint8)
+    upright[:8, :8] = 255  # white in the upper left corner
+    turned = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright),
+        7: upright[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(upright, 3),
+    }[orientation]
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    PIL.Image.fromarray(np.ascontiguousarray(turned)).save(tmp_path / "a.jpg", quality=100, exif=exif)
+    pixels = to_array(read_image(tmp_path / "a.jpg"))
+    assert pixels.shape == (16, 32, 3)
+    assert pixels[:6, :6].min() > 200
+    assert pixels[10:].max() < 60
+    assert pixels[:, 10:].max() < 60
+
+
+def damaged(tmp_path: Path, kind: str) -> Path:
+    """A file of the kind that people have in their folders."""
+    good = tmp_path / "good"
+    good.mkdir()
+    array = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    PIL.Image.fromarray(array).save(good / "a.png")
+    PIL.Image.fromarray(array).save(good / "a.jpg")
+    cv2.imwrite(str(good / "deep.png"), array.astype(np.uint16) * 256)
+    path = tmp_path / ("a.jpg" if "jpeg" in kind else "a.png")
+    if kind == "0 bytes":
+        path.write_bytes(b"")
+    elif kind == "text":
+        path.write_text("this is not a picture\n" * 20)
+    elif kind == "cut png":
+        path.write_bytes((good / "a.png").read_bytes()[:3000])
+    elif kind == "cut jpeg":
+        path.write_bytes((good / "a.jpg").read_bytes()[:1500])
+    elif kind == "cut 16-bit png":
+        path.write_bytes((good / "deep.png").read_bytes()[:3000])
+    elif kind == "header only":
+        path.write_bytes((good / "a.png").read_bytes()[:20])
+    elif kind == "flipped bytes":
+        data = bytearray((good / "a.png").read_bytes())
+        data[200:400] = bytes(200)
+        path.write_bytes(data)
+    return path
+
+
+KINDS = ["0 bytes", "text", "cut png", "cut jpeg", "cut 16-bit png", "header only", "flipped bytes", "missing"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_file_is_one_sentence_with_its_name(tmp_path: Path, kind, capfd):
+    path = damaged(tmp_path, kind)
+    with pytest.raises(InputError) as caught:
+        read_image(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_is_not_an_image(tmp_path: Path):
+    with pytest.raises(InputError, match="cannot be read"):
+        read_image(tmp_path)
+
+
+def test_a_place_that_cannot_be_written_is_an_error_and_leaves_nothing(tmp_path: Path):
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    with pytest.raises(OptionsError, match="cannot be written"):
+        write_image(random_image(2, 2), blocked / "a.png")
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(OptionsError, match=r"folder\.png cannot be written"):
+        write_image(random_image(2, 2), tmp_path / "folder.png")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.png"]
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch):
+    target = tmp_path / "a.bin"
+    write_bytes(target, b"old")
+
+    def full(self, other):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OptionsError, match="No space left"):
+        write_bytes(target, b"new")
+    assert target.read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
