@@ -1,0 +1,267 @@
+"""Upscalers: `Image` to an `Image` with exactly `scale` times as many pixels along each side.
+
+`HatUpscaler` runs a network over tiles; `BicubicUpscaler` and `NearestUpscaler` are the controls that every claim
+about it needs.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from hatdet.core.device import choose_device, choose_precision
+from hatdet.core.errors import DeviceError, OptionsError
+from hatdet.core.types import Image, Upscaler
+from hatdet.imaging.resize import nearest, quantized, resize_bicubic
+from hatdet.sr.tiling import Axis, Tile, plan_axis, plan_tiles
+from hatdet.sr.weights import find_weights, load_network
+
+__all__ = ["BicubicUpscaler", "HatUpscaler", "NearestUpscaler", "load_upscaler"]
+
+log = logging.getLogger(__name__)
+
+CPU = torch.device("cpu")
+DEFAULT_TILE = 256
+DEFAULT_OVERLAP = 32
+SMALLEST_TILE = 64  # below this a network sees too little around each pixel to be worth running
+
+Progress = Callable[[int, int], None]  # tiles done, tiles in all
+
+
+@dataclass(frozen=True)
+class NearestUpscaler:
+    """Every pixel repeated: what "just make it bigger" costs and brings."""
+
+    scale: int = 4
+    device: torch.device = CPU
+    name: str = "nearest"
+
+    def __call__(self, image: Image) -> Image:
+        return nearest(image.to(self.device), self.scale)
+
+
+@dataclass(frozen=True)
+class BicubicUpscaler:
+    """MATLAB's bicubic interpolation: the control that a network has to beat."""
+
+    scale: int = 4
+    device: torch.device = CPU
+    name: str = "bicubic"
+
+    def __call__(self, image: Image) -> Image:
+        size_hw = (image.height * self.scale, image.width * self.scale)
+        return resize_bicubic(image.to(self.device), size_hw, self.scale)
+
+
+@dataclass(frozen=True, eq=False)
+class HatUpscaler:
+    """A super-resolution network over overlapping, blended tiles.
+
+    Attributes:
+        network: `(b, 3, h, w)` in [0, 1] to `(b, 3, scale * h, scale * w)`, any h and w from 1, in eval mode, on
+            the device that computes.
+        window: tile sides are multiples of it.
+        precision: `torch.float32`, or `torch.bfloat16` for autocast. A tile that comes out of a low precision with
+            a value that is not finite is computed again in float32.
+        tile, overlap: in input pixels. The overlap is reduced to half the tile where it is larger than that.
+        batch: tiles in one call of the network.
+        on_progress: called after each batch with the tiles done and the tiles in all.
+
+    Out of memory: the tiles of that call are tried again one by one, and when that fails too the image starts again
+    with the tile halved, down to 64 pixels. Any other error of the network propagates.
+
+    Raises:
+        OptionsError: a tile, overlap or batch that cannot be.
+        DeviceError: too little memory for the smallest tile.
+    """
+
+    network: nn.Module
+    scale: int
+    name: str
+    window: int = 16
+    precision: torch.dtype = torch.float32
+    tile: int = DEFAULT_TILE
+    overlap: int = DEFAULT_OVERLAP
+    batch: int = 1
+    on_progress: Progress | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.tile < self.window:
+            raise OptionsError(f"tile must be at least {self.window} (the network's window), got {self.tile}")
+        if self.overlap < 0:
+            raise OptionsError(f"overlap must be at least 0, got {self.overlap}")
+        if self.batch < 1:
+            raise OptionsError(f"batch must be at least 1, got {self.batch}")
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    def __call__(self, image: Image) -> Image:
+        image = image.to(self.device)
+        tile = self.tile - self.tile % self.window
+        if tile != self.tile:
+            log.info("tile rounded to %d, a multiple of the window %d", tile, self.window)
+        with torch.inference_mode():
+            while True:
+                try:
+                    pixels = self._upscaled(image.pixels, tile)
+                    break
+                except _OutOfMemoryError as error:
+                    # Start from the tile that was really used, or a small image would be tried unchanged.
+                    used = min(tile, max(image.height, image.width))
+                    smaller = used // 2 - used // 2 % self.window
+                    if smaller < min(SMALLEST_TILE, self.tile) or smaller < self.window:
+                        raise DeviceError(
+                            f"{self.device} has too little memory for {self.name} even with tiles of {used} pixels"
+                        ) from error
+                    log.warning("out of memory on %s with tiles of %d: going on with %d", self.device, used, smaller)
+                    tile = smaller
+        with torch.inference_mode(False):  # a plain tensor: callers may do with it what they like
+            return Image(quantized(pixels, image.levels).clone(), image.scale * self.scale, image.bit_depth)
+
+    def _upscaled(self, pixels: Tensor, tile: int) -> Tensor:
+        """The upscaled image, not yet rounded. Shape: `(3, h, w)` to `(3, scale * h, scale * w)`."""
+        _, h, w = pixels.shape
+        overlap = min(self.overlap, tile // 2)
+        rows, columns = plan_axis(h, tile, overlap, self.window), plan_axis(w, tile, overlap, self.window)
+        tiles = plan_tiles(rows, columns)
+        if len(tiles) == 1:
+            out = self._run(pixels[None])[0]
+            self._report(1, 1)
+            return out
+        canvas = self._canvas(h * self.scale, w * self.scale)
+        row_weights, column_weights = rows.weights(self.scale), columns.weights(self.scale)
+        for first in range(0, len(tiles), self.batch):
+            chunk = tiles[first : first + self.batch]
+            for part, result in zip(chunk, self._run(_cut(pixels, chunk, rows, columns)), strict=True):
+                result = result.to(canvas.device)
+                result *= row_weights[part.row].to(result.device)[:, None]
+                result *= column_weights[part.column].to(result.device)[None, :]
+                y, x = part.y * self.scale, part.x * self.scale
+                canvas[:, y : y + result.shape[1], x : x + result.shape[2]] += result
+            self._report(first + len(chunk), len(tiles))
+        return canvas
+
+    def _run(self, tiles: Tensor) -> Tensor:
+        """The network on a batch of tiles, in float32. Shape: `(b, 3, h, w)` to `(b, 3, scale * h, scale * w)`."""
+        try:
+            return self._finite(tiles)
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+        # Outside the handler, where the traceback no longer holds the tensors that filled the memory.
+        _release_memory(tiles.device)
+        try:
+            return torch.cat([self._finite(one[None]) for one in tiles])
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+            reason = str(error)
+        _release_memory(tiles.device)
+        raise _OutOfMemoryError(reason)
+
+    def _finite(self, tiles: Tensor) -> Tensor:
+        low = self.precision != torch.float32
+        with torch.autocast(tiles.device.type, dtype=self.precision if low else torch.bfloat16, enabled=low):
+            out = cast(Tensor, self.network(tiles)).float()
+        if not low:
+            return out
+        broken = [i for i, result in enumerate(out) if not bool(result.isfinite().all())]
+        if broken:
+            log.warning(
+                "%d of %d tiles were not finite in %s: computed again in float32", len(broken), len(out), self.precision
+            )
+            out[broken] = self.network(tiles[broken]).float()
+        return out
+
+    def _canvas(self, h: int, w: int) -> Tensor:
+        """Zeros for the whole result: on the device, unless they would take half of what is free there."""
+        device = self.device
+        if device.type == "cuda" and 12 * h * w > torch.cuda.mem_get_info(device)[0] // 2:
+            device = torch.device("cpu")
+        return torch.zeros(3, h, w, device=device)
+
+    def _report(self, done: int, total: int) -> None:
+        if self.on_progress is not None:
+            self.on_progress(done, total)
+
+
+class _OutOfMemoryError(Exception):
+    """Even one tile did not fit."""
+
+
+def _cut(pixels: Tensor, tiles: list[Tile], rows: Axis, columns: Axis) -> Tensor:
+    return torch.stack([pixels[:, t.y : t.y + rows.size, t.x : t.x + columns.size] for t in tiles])
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether it is the allocator's; the CPU's and MPS's have no class of their own."""
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text
+
+
+def _release_memory(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+
+
+def load_upscaler(
+    name: str | Path = "hat-xs",
+    scale: int = 4,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    tile: int = DEFAULT_TILE,
+    overlap: int = DEFAULT_OVERLAP,
+    batch: int | None = None,
+    on_progress: Progress | None = None,
+    on_fetch: Progress | None = None,
+) -> Upscaler:
+    """Load an upscaler by name.
+
+    Args:
+        name: `bicubic`, `nearest`, a family (`hat-xs`, `hat-s`, `hat`, `hat-l`, `real-hat`), a file of the table
+            that `hatdet models` prints, or the path of a weights file (.safetensors, .pth).
+        scale: how many times larger. A scale that the model does not have is an error.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+        precision: `auto`, `fp32` or `bf16`, for the network.
+        tile, overlap: in input pixels.
+        batch: tiles in one call of the network; by default 4 on CUDA and 1 elsewhere.
+        on_progress: called with the tiles done and the tiles in all of an image.
+        on_fetch: called with the bytes so far and in all of a download.
+
+    Raises:
+        OptionsError: a scale or precision that cannot be.
+        WeightsError: weights that are not there, damaged, or not HAT's.
+        DeviceError: a device that is not there.
+    """
+    if scale < 1:
+        raise OptionsError(f"scale must be at least 1, got {scale}")
+    if str(name) == "bicubic":
+        return BicubicUpscaler(scale, choose_device(device))
+    if str(name) == "nearest":
+        return NearestUpscaler(scale, choose_device(device))
+    on = choose_device(device)
+    dtype = choose_precision(precision, on)
+    source = find_weights(name, scale, on_fetch)
+    network = load_network(source, scale).to(on)
+    return HatUpscaler(
+        network,
+        scale,
+        source.name,
+        window=network.window_size,
+        precision=dtype,
+        tile=tile,
+        overlap=overlap,
+        batch=batch if batch is not None else (4 if on.type == "cuda" else 1),
+        on_progress=on_progress,
+    )
