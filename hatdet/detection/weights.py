@@ -1,0 +1,163 @@
+"""From a name or a path to a YOLO detection model with its weights in it."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+import hatdet.detection.ultralytics_setup  # noqa: F401 (before ultralytics)
+from hatdet.core.assets import asset
+from hatdet.core.errors import WeightsError
+from hatdet.core.fetch import Progress, fetch, sha256_of
+
+__all__ = ["EMBEDDED", "EmbeddedDetector", "find_detector", "load_model"]
+
+# The release that the supported Ultralytics versions fetch their own models from.
+RELEASE = "https://github.com/ultralytics/assets/releases/download/v8.4.0/"
+
+
+@dataclass(frozen=True)
+class EmbeddedDetector:
+    """The detector that ships: name, file under `pretrained/`, sha256 of the whole file, licence, what it is for."""
+
+    name: str
+    file: str
+    sha256: str
+    parameters: int
+    licence: str
+    note: str
+
+    @property
+    def path(self) -> Path:
+        return asset("pretrained", self.file)
+
+
+EMBEDDED = EmbeddedDetector(
+    "yolo11n-upscaled",
+    "yolo11n-upscaled.safetensors",
+    "853e11227516384cfd7dcdf8f643bd22157e1b8f2963b719c64d9b832f85f508",
+    2_624_080,
+    "AGPL-3.0",
+    "the 80 classes of COCO, in upscaled images and in plain ones",
+)
+
+
+def find_detector(name: str | Path | None, progress: Progress | None = None) -> Path:
+    """The file that a detector's name or path stands for; None is the embedded one.
+
+    The names of Ultralytics' released models (`yolo11s`, `yolov8n.pt`) are fetched once and then kept.
+
+    Raises:
+        WeightsError: no such file or name, a failed download, a damaged embedded file.
+    """
+    text = EMBEDDED.name if name is None else str(name)
+    if text in (EMBEDDED.name, EMBEDDED.file):
+        if sha256_of(EMBEDDED.path) != EMBEDDED.sha256:
+            raise WeightsError(
+                f"{EMBEDDED.path} is damaged: its sha256 is not {EMBEDDED.sha256[:12]}...; reinstall hatdet"
+            )
+        return EMBEDDED.path
+    path = Path(text)
+    if path.is_file():
+        return path
+    from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
+
+    file = text if path.suffix else f"{text}.pt"
+    if file in GITHUB_ASSETS_NAMES:
+        return fetch(file, [RELEASE + file], None, progress)
+    raise WeightsError(
+        f"weights {text} do not exist: expected a .pt or .safetensors file, {EMBEDDED.name}, "
+        "or the name of an Ultralytics model such as yolo11s"
+    )
+
+
+def load_model(path: Path) -> nn.Module:
+    """Load a detection model, in eval mode, float32, on the CPU, its batch norms fused into the convolutions.
+
+    A `.pt` checkpoint is unpickled into known classes only. A `.safetensors` file holds the model's YAML and its class
+    names in its metadata (`model_yaml`, `names`), or has a YAML file of its own name beside it.
+
+    Raises:
+        WeightsError: a file that is damaged, not a model, or a model for another task.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in (".pt", ".safetensors"):
+        raise WeightsError(f"{path} must end in .pt or .safetensors to be a detector's weights")
+    model = _from_safetensors(path) if suffix == ".safetensors" else _from_checkpoint(path)
+    task = getattr(model, "task", None) or _task(model)
+    if task != "detect":
+        raise WeightsError(f"{path} is a model for the task {task!r}: expected a detection model (boxes)")
+    fused = cast(Any, model).fuse(verbose=False)
+    return cast(nn.Module, fused).eval().requires_grad_(False)
+
+
+def _task(model: nn.Module) -> str:
+    from ultralytics.nn.tasks import guess_model_task
+
+    return str(guess_model_task(model))
+
+
+def _from_checkpoint(path: Path) -> nn.Module:
+    from ultralytics.nn.tasks import torch_safe_load
+
+    try:
+        checkpoint, _ = torch_safe_load(path)
+    except (TypeError, RuntimeError, ImportError, EOFError, OSError, pickle.UnpicklingError) as error:
+        # Ultralytics has one message for foreign classes and for bytes that are no pickle at all.
+        with path.open("rb") as file:
+            pickled = file.read(2) in (b"PK", b"\x80\x02")
+        if pickled and "outside the supported" in str(error):
+            raise WeightsError(
+                f"{path} needs classes that are neither Ultralytics' nor torch's. If you trust the file, import what "
+                "defines them and set ULTRALYTICS_SAFE_LOAD=0, which lets it run code of its own"
+            ) from error
+        raise WeightsError(
+            f"{path} is not a checkpoint that can be loaded: it is empty, cut off or of another kind"
+        ) from error
+    model = (checkpoint.get("ema") or checkpoint.get("model")) if isinstance(checkpoint, Mapping) else None
+    if not isinstance(model, nn.Module) or not hasattr(model, "names"):
+        raise WeightsError(f"{path} holds no Ultralytics model")
+    model = model.float()
+    for module in model.modules():
+        if isinstance(module, nn.Upsample) and not hasattr(module, "recompute_scale_factor"):
+            module.recompute_scale_factor = None  # checkpoints of old torch versions lack it
+    return model
+
+
+def _from_safetensors(path: Path) -> nn.Module:
+    from ultralytics.nn.tasks import DetectionModel
+
+    try:
+        with safe_open(path, "pt") as file:
+            state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 (not a dict)
+            metadata = dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path} cannot be read as safetensors: {error}") from error
+    beside = path.with_suffix(".yaml")
+    if "model_yaml" in metadata:
+        description = json.loads(metadata["model_yaml"])
+    elif beside.is_file():
+        description = yaml.safe_load(beside.read_text())
+    else:
+        raise WeightsError(f"{path} does not say which model it is: expected model_yaml in its metadata, or {beside}")
+    try:
+        model = DetectionModel(description, ch=int(description.get("channels", 3)), verbose=False)
+        missing, unexpected = model.load_state_dict(state, strict=False)
+    except (KeyError, RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise WeightsError(f"{path} does not fit its model file: {str(error).splitlines()[0]}") from error
+    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
+    if missing or unexpected:
+        raise WeightsError(f"{path} does not fit its model file: missing {missing[:3]}, unexpected {unexpected[:3]}")
+    names = json.loads(metadata["names"]) if "names" in metadata else description.get("names")
+    if names is not None:
+        pairs = names.items() if isinstance(names, Mapping) else enumerate(names)
+        model.names = {int(key): str(value) for key, value in pairs}
+    return cast(nn.Module, model)
