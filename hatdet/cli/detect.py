@@ -1,0 +1,245 @@
+"""`hatdet detect`: images in, boxes out, in the coordinates of the images."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hatdet.cli.options import (
+    BatchOption,
+    DebugOption,
+    DeviceOption,
+    OutputOption,
+    OverlapOption,
+    PrecisionOption,
+    QuietOption,
+    ScaleOption,
+    TileOption,
+    UpscalerOption,
+)
+
+if TYPE_CHECKING:
+    from hatdet.cli.session import Session
+    from hatdet.core.types import Detections, Image
+    from hatdet.detection.chain import ChainResult
+
+__all__ = ["run"]
+
+_BOXES = "Detection"
+_FILES = "Results"
+SAMPLE_REDUCTION = 8
+JSON_SCHEMA = 1
+
+
+def run(
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Images, folders (searched recursively) and globs. Without any: two low-resolution samples.",
+            metavar="[INPUT...]",
+            show_default=False,
+        ),
+    ] = None,
+    output: OutputOption = Path("results/detect"),
+    upscale: Annotated[bool, typer.Option("--upscale", help="Upscale before detecting.")] = False,
+    upscaler: UpscalerOption = "hat-xs",
+    scale: ScaleOption = 4,
+    tile: TileOption = 256,
+    overlap: OverlapOption = 32,
+    batch: BatchOption = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="The detector: an Ultralytics detection model by name (yolo11s) or file (.pt, .safetensors). "
+            "[default: the embedded yolo11n-upscaled]",
+            rich_help_panel=_BOXES,
+            show_default=False,
+        ),
+    ] = None,
+    conf: Annotated[float, typer.Option(help="Least confidence of a box.", rich_help_panel=_BOXES)] = 0.25,
+    iou: Annotated[
+        float,
+        typer.Option(help="Boxes of one class that overlap by more are one object (NMS).", rich_help_panel=_BOXES),
+    ] = 0.7,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            help="Classes to look for, by name or id: person,bus or 0,5. [default: all]", rich_help_panel=_BOXES
+        ),
+    ] = None,
+    max_det: Annotated[int, typer.Option(help="Most boxes of one image.", rich_help_panel=_BOXES)] = 300,
+    imgsz: Annotated[
+        int | None,
+        typer.Option(
+            help="Long side of the detector's input. [default: 640; with --upscale the upscaled side, at most 2560]",
+            rich_help_panel=_BOXES,
+            show_default=False,
+        ),
+    ] = None,
+    json_file: Annotated[
+        str | None,
+        typer.Option(
+            "--json", help="Write all boxes to this file; - is stdout.", metavar="FILE", rich_help_panel=_FILES
+        ),
+    ] = None,
+    save_txt: Annotated[
+        bool, typer.Option("--save-txt", help="Write labels/*.txt in YOLO's format.", rich_help_panel=_FILES)
+    ] = False,
+    save_sr: Annotated[
+        bool, typer.Option("--save-sr", help="Write the upscaled images to sr/.", rich_help_panel=_FILES)
+    ] = False,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Find objects; with --upscale in images that are too small to see them in.
+
+    Boxes are in pixels of the images as they were given. Every image gets a picture: the source with its boxes and,
+    beside it, what the detector saw.
+
+    Examples: `hatdet detect --upscale` · `hatdet detect --upscale street/ -o out/ --json boxes.json --save-txt`
+    """
+    from hatdet.cli.session import Session, guarded
+
+    with guarded(debug), Session(quiet, debug) as session:
+        from hatdet.cli.weights import download_progress, upscaler_with_progress
+        from hatdet.core.errors import OptionsError
+        from hatdet.detection.chain import run_chain
+        from hatdet.detection.yolo import load_detector
+        from hatdet.imaging.drawing import side_by_side, with_boxes
+        from hatdet.imaging.files import read_image, write_array, write_image
+        from hatdet.imaging.sources import find_sources, result_paths
+
+        if save_sr and not upscale:
+            raise OptionsError("--save-sr writes upscaled images: it needs --upscale")
+        if inputs:
+            sources = find_sources(inputs, leave_out=output)
+        else:
+            sources = find_sources([_write_samples(output / "samples")])
+            session.say(f"no input given: two sample photos reduced {SAMPLE_REDUCTION} times, in {output / 'samples'}")
+        pictures = result_paths(sources, output)
+        labels = result_paths(sources, output / "labels", ".txt")
+        larger = result_paths(sources, output / "sr")
+        enlarge = None
+        if upscale:
+            enlarge = upscaler_with_progress(session, upscaler, scale, device, precision, tile, overlap, batch)
+        with download_progress(session, str(weights)) as on_fetch:
+            detector = load_detector(
+                weights,
+                confidence=conf,
+                iou=iou,
+                max_detections=max_det,
+                classes=[name.strip() for name in classes.split(",")] if classes else None,
+                imgsz=imgsz,
+                device=device,
+                on_fetch=on_fetch,
+            )
+
+        report: dict[str, Any] = {
+            "schema": JSON_SCHEMA,
+            "upscaler": enlarge.name if enlarge is not None else None,
+            "detector": detector.name,
+            "images": [],
+        }
+        to_stdout = json_file == "-"
+        started = time.perf_counter()
+        try:
+            for source, picture, label, sr_file in session.over(
+                list(zip(sources, pictures, labels, larger, strict=True)), "detecting"
+            ):
+                with session.one(source.path):
+                    began = time.perf_counter()
+                    image = read_image(source.path)
+                    read_ms = (time.perf_counter() - began) * 1e3
+                    result = run_chain(image, enlarge, detector)
+                    if enlarge is None:
+                        drawn = with_boxes(image, result.detections)
+                    else:
+                        drawn = side_by_side(image, result.seen, result.detections, enlarge.name)
+                    if save_sr:
+                        write_image(result.seen, sr_file)
+                    if save_txt:
+                        _write_labels(result.detections, image, label)
+                    write_array(drawn, picture)
+                    report["images"].append(_image_report(source.path, image, result, read_ms))
+                    if not to_stdout:
+                        session.result(f"{source.path}: {_summary(result.detections)} -> {picture}")
+        finally:
+            # Also when interrupted: what was found is not lost.
+            if json_file is not None:
+                _write_json(report, json_file, session)
+        session.finish(len(report["images"]), started, output)
+
+
+def _write_samples(folder: Path) -> Path:
+    """The photos that ship inside ultralytics, reduced until their objects are hard to see."""
+    from importlib.util import find_spec
+
+    from hatdet.imaging.files import read_image, write_image
+    from hatdet.imaging.resize import reduced
+
+    spec = find_spec("ultralytics")
+    assert spec is not None
+    assert spec.origin is not None
+    for photo in sorted((Path(spec.origin).parent / "assets").glob("*.jpg")):
+        write_image(reduced(read_image(photo), SAMPLE_REDUCTION), folder / f"{photo.stem}.png")
+    return folder
+
+
+def _summary(detections: Detections) -> str:
+    counts: dict[str, int] = {}
+    for detection in detections:
+        counts[detection.class_name] = counts.get(detection.class_name, 0) + 1
+    return ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing"
+
+
+def _image_report(source: Path, image: Image, result: ChainResult, read_ms: float) -> dict[str, Any]:
+    return {
+        "source": str(source),
+        "width": image.width,
+        "height": image.height,
+        "detections": [
+            {
+                "xyxy": [round(edge, 3) for edge in detection.xyxy],
+                "confidence": round(detection.confidence, 5),
+                "class_id": detection.class_id,
+                "class_name": detection.class_name,
+            }
+            for detection in result.detections
+        ],
+        "timing_ms": {
+            "read": round(read_ms, 3),
+            "upscale": round(result.upscale_ms, 3),
+            "detect": round(result.detect_ms, 3),
+        },
+    }
+
+
+def _write_labels(detections: Detections, image: Image, path: Path) -> None:
+    """YOLO's format: class, centre and size as shares of the source image."""
+    from hatdet.core.atomic import write_text
+
+    lines = []
+    for detection in detections:
+        x1, y1, x2, y2 = detection.xyxy
+        w, h = image.width, image.height
+        numbers = ((x1 + x2) / 2 / w, (y1 + y2) / 2 / h, (x2 - x1) / w, (y2 - y1) / h)
+        lines.append(" ".join([str(detection.class_id), *(f"{number:.6f}" for number in numbers)]) + "\n")
+    write_text(path, "".join(lines))
+
+
+def _write_json(report: dict[str, Any], file: str, session: Session) -> None:
+    from hatdet.core.atomic import write_text
+
+    text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
+    if file == "-":
+        sys.stdout.write(text)
+    else:
+        write_text(Path(file), text)
+        session.say(f"boxes in {file}")

@@ -1,0 +1,58 @@
+"""Options that several verbs share: one word, one meaning, one help text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = [
+    "BatchOption",
+    "DebugOption",
+    "DeviceOption",
+    "OutputOption",
+    "OverlapOption",
+    "PrecisionOption",
+    "QuietOption",
+    "ScaleOption",
+    "TileOption",
+    "UpscalerOption",
+]
+
+_ENGINE = "Super-resolution"
+_MACHINE = "Machine"
+
+UpscalerOption = Annotated[
+    str,
+    typer.Option(
+        help="hat-xs, hat-s, hat, hat-l, real-hat, a name from `hatdet models`, a weights file, bicubic or nearest.",
+        rich_help_panel=_ENGINE,
+    ),
+]
+ScaleOption = Annotated[int, typer.Option(help="How many times larger, along each side.", rich_help_panel=_ENGINE)]
+TileOption = Annotated[
+    int, typer.Option(help="Side of the tiles a large image is cut into, in input pixels.", rich_help_panel=_ENGINE)
+]
+OverlapOption = Annotated[
+    int, typer.Option(help="By how many input pixels neighbouring tiles overlap.", rich_help_panel=_ENGINE)
+]
+BatchOption = Annotated[
+    int | None,
+    typer.Option(help="Tiles in one call of the network. [default: 4 on CUDA, else 1]", rich_help_panel=_ENGINE),
+]
+DeviceOption = Annotated[
+    str,
+    typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=_MACHINE),
+]
+PrecisionOption = Annotated[
+    str,
+    typer.Option(
+        help="Of the super-resolution network: auto (bf16 on CUDA, else fp32), fp32, bf16.", rich_help_panel=_MACHINE
+    ),
+]
+OutputOption = Annotated[Path, typer.Option("-o", "--output", help="Folder for the results.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.", rich_help_panel=_MACHINE)]
+DebugOption = Annotated[
+    bool, typer.Option("--debug", help="On an error, print the whole traceback.", rich_help_panel=_MACHINE)
+]

@@ -1,0 +1,184 @@
+"""What every verb does around its work: messages, progress, errors to exit codes.
+
+Results go to stdout, everything else to stderr. Exit codes: 0 all done, 1 some inputs failed, 2 nothing could be done
+as asked, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import TypeVar
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from hatdet.core.errors import HatdetError, InputError
+
+__all__ = ["Session", "guarded"]
+
+Item = TypeVar("Item")
+FAILED = 1
+REFUSED = 2
+INTERRUPTED = 130
+
+
+@contextmanager
+def guarded(debug: bool) -> Iterator[None]:
+    """Turn errors into one line on stderr and the contract's exit code."""
+    try:
+        yield
+    except HatdetError as error:
+        _complain(str(error), debug)
+        raise typer.Exit(REFUSED) from error
+    except KeyboardInterrupt as error:
+        print("interrupted", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from error
+    except BrokenPipeError as error:  # `hatdet ... | head`
+        sys.stderr.close()
+        raise typer.Exit(FAILED) from error
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:
+        _complain(f"{_described(error)} (this is a fault of hatdet: --debug shows where)", debug)
+        raise typer.Exit(REFUSED) from error
+
+
+def _described(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, HatdetError) else f"{type(error).__name__}: {text}"
+
+
+def _complain(message: str, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    print(f"error: {message}", file=sys.stderr)
+
+
+class Session:
+    """The messages and the progress of one run over many inputs; a context manager.
+
+    On a terminal the progress is a live bar with images/s and the time that is left; elsewhere only messages are
+    printed.
+    """
+
+    def __init__(self, quiet: bool, debug: bool) -> None:
+        self._quiet = quiet
+        self._debug = debug
+        self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self._errors = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._progress: Progress | None = None
+        self._part: Callable[[float], None] = lambda _: None
+        self.failed = 0
+
+    def __enter__(self) -> Session:
+        handler = _Handler(self.console)
+        logger = logging.getLogger("hatdet")
+        logger.handlers[:] = [handler]
+        logger.setLevel(logging.INFO)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        logging.getLogger("hatdet").handlers.clear()
+
+    @property
+    def live(self) -> bool:
+        """Whether somebody watches: progress is drawn on a terminal only."""
+        return self.console.is_terminal and not self._quiet
+
+    def say(self, message: str) -> None:
+        """A message for people, on stderr."""
+        self.console.print(Text(message))
+
+    def result(self, line: str) -> None:
+        """A result, on stdout."""
+        if not self._quiet:
+            if self._progress is not None and sys.stdout.isatty():
+                self._progress.console.print(Text(line))  # above the bar
+            else:
+                print(line, flush=True)
+
+    def over(self, items: Sequence[Item], what: str) -> Iterable[Item]:
+        """Go through the items with a progress bar; `part_done` moves it within an item."""
+        if not self.live:
+            yield from items
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self.console, transient=True) as self._progress:
+            task = self._progress.add_task(what, total=len(items))
+            progress = self._progress
+            for done, item in enumerate(items):
+                self._part = lambda share, done=done: progress.update(task, completed=done + share)  # type: ignore[misc]
+                yield item
+                progress.update(task, completed=done + 1)
+        self._progress, self._part = None, lambda _: None
+
+    def part_done(self, done: int, total: int) -> None:
+        """So much of the current item is done: tiles, say."""
+        self._part(min(done / total, 0.999))
+
+    @contextmanager
+    def one(self, name: object) -> Iterator[None]:
+        """Work on one input: what goes wrong with it is one line, counted, and the run goes on.
+
+        Errors that would meet every input (weights, device, a place that cannot be written) end the run.
+        """
+        try:
+            yield
+        except InputError as error:
+            self._failed(str(error))
+        except HatdetError:
+            raise
+        except Exception as error:
+            self._failed(f"{name}: {_described(error)}")
+
+    def _failed(self, message: str) -> None:
+        self.failed += 1
+        if self._debug:
+            traceback.print_exc()
+        self._errors.print(Text(f"error: {message}"))
+
+    def finish(self, done: int, started: float, where: object) -> None:
+        """Say what was done, and leave with exit code 1 if some inputs failed."""
+        elapsed = time.perf_counter() - started
+        images = "1 image" if done == 1 else f"{done} images"
+        failed = f", {self.failed} failed" if self.failed else ""
+        self.say(f"{images} in {elapsed:.1f} s ({done / elapsed:.2f} images/s){failed}: {where}")
+        if self.failed:
+            raise typer.Exit(FAILED)
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.2f} images/s" if task.speed else "- images/s")
+
+
+class _Handler(logging.Handler):
+    """Warnings and notes of the library, each once."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+        self._seen: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        if message not in self._seen:
+            self._seen.add(message)
+            prefix = "warning: " if record.levelno >= logging.WARNING else ""
+            self._console.print(Text(prefix + message))

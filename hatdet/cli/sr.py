@@ -1,0 +1,66 @@
+"""`hatdet sr`: images in, larger images out."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hatdet.cli.options import (
+    BatchOption,
+    DebugOption,
+    DeviceOption,
+    OutputOption,
+    OverlapOption,
+    PrecisionOption,
+    QuietOption,
+    ScaleOption,
+    TileOption,
+    UpscalerOption,
+)
+
+__all__ = ["run"]
+
+
+def run(
+    inputs: Annotated[
+        list[str], typer.Argument(help="Images, folders (searched recursively) and globs.", metavar="INPUT...")
+    ],
+    output: OutputOption = Path("results/sr"),
+    scale: ScaleOption = 4,
+    upscaler: UpscalerOption = "hat-xs",
+    tile: TileOption = 256,
+    overlap: OverlapOption = 32,
+    batch: BatchOption = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Upscale images by super-resolution. Results are PNG files; the tree of a given folder is kept.
+
+    Examples: `hatdet sr --scale 4 input/` · `hatdet sr photo.jpg -o out/ --upscaler hat` · `hatdet sr "in/**/*.png"`
+    """
+    from hatdet.cli.session import Session, guarded
+
+    with guarded(debug), Session(quiet, debug) as session:
+        from hatdet.cli.weights import upscaler_with_progress
+        from hatdet.imaging.files import read_image, write_image
+        from hatdet.imaging.sources import find_sources, result_paths
+
+        sources = find_sources(inputs, leave_out=output)
+        targets = result_paths(sources, output)
+        upscale = upscaler_with_progress(session, upscaler, scale, device, precision, tile, overlap, batch)
+        started = time.perf_counter()
+        done = 0
+        for source, target in session.over(list(zip(sources, targets, strict=True)), "upscaling"):
+            with session.one(source.path):
+                image = read_image(source.path)
+                larger = upscale(image)
+                write_image(larger, target)
+                done += 1
+                sizes = f"{image.width}x{image.height} -> {larger.width}x{larger.height}"
+                session.result(f"{source.path} -> {target} ({sizes})")
+        session.finish(done, started, output)

@@ -1,0 +1,61 @@
+"""Loading with the bytes of a download shown as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from hatdet.cli.session import Session
+
+if TYPE_CHECKING:
+    from hatdet.core.types import Upscaler
+
+__all__ = ["download_progress", "upscaler_with_progress"]
+
+
+@contextmanager
+def download_progress(session: Session, name: str) -> Iterator[Callable[[int, int], None]]:
+    """A callback for bytes so far and in all, drawn as a bar on a terminal."""
+    if not session.live:
+        yield lambda done, total: None
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=session.console, transient=True) as progress:
+        task = progress.add_task(f"fetching {name}", total=None, visible=False)
+        yield lambda done, total: progress.update(task, completed=done, total=total or None, visible=True)
+
+
+def upscaler_with_progress(
+    session: Session,
+    name: str,
+    scale: int,
+    device: str,
+    precision: str,
+    tile: int,
+    overlap: int,
+    batch: int | None,
+) -> Upscaler:
+    """`load_upscaler` with a bar for a download, and for the tiles of a large image."""
+    from hatdet.sr.upscalers import load_upscaler
+
+    with download_progress(session, name) as on_fetch:
+        return load_upscaler(
+            name,
+            scale,
+            device=device,
+            precision=precision,
+            tile=tile,
+            overlap=overlap,
+            batch=batch,
+            on_progress=session.part_done,
+            on_fetch=on_fetch,
+        )
