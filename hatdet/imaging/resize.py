@@ -19,7 +19,8 @@ __all__ = ["nearest", "quantized", "reduced", "resize_bicubic"]
 
 def quantized(pixels: Tensor, levels: int) -> Tensor:
     """Clamp to [0, 1] and round half up to multiples of 1/`levels`, in float32."""
-    return pixels.clamp(0, 1).mul(levels).add(0.5).floor().div(levels).float()
+    # In place after the first step: a canvas may be most of the memory.
+    return pixels.float().clamp(0, 1).mul_(levels).add_(0.5).floor_().div_(levels)
 
 
 def resize_bicubic(image: Image, size_hw: tuple[int, int], scale: float) -> Image:

@@ -124,7 +124,7 @@ class HatUpscaler:
                     log.warning("out of memory on %s with tiles of %d: going on with %d", self.device, used, smaller)
                     tile = smaller
         with torch.inference_mode(False):  # a plain tensor: callers may do with it what they like
-            return Image(quantized(pixels, image.levels).clone(), image.scale * self.scale, image.bit_depth)
+            return Image(quantized(pixels, image.levels), image.scale * self.scale, image.bit_depth)
 
     def _upscaled(self, pixels: Tensor, tile: int) -> Tensor:
         """The upscaled image, not yet rounded. Shape: `(3, h, w)` to `(3, scale * h, scale * w)`."""
