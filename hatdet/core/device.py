@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
+from torch import nn
 
 from hatdet.core.errors import DeviceError, OptionsError
 
-__all__ = ["choose_device", "choose_precision"]
+__all__ = ["choose_device", "choose_precision", "is_out_of_memory", "placed"]
+
+Model = TypeVar("Model", bound=nn.Module)
+BF16_CAPABILITY = (8, 0)  # older cards emulate it, slower than fp32
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -21,6 +27,8 @@ def choose_device(name: str = "auto") -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(f"cuda:{name}" if name.isdigit() else name)
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise NotImplementedError(device.type)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         there = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
@@ -39,10 +47,32 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
         OptionsError: another name.
     """
     if name == "auto":
-        supported = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        supported = device.type == "cuda" and torch.cuda.get_device_capability(device) >= BF16_CAPABILITY
         return torch.bfloat16 if supported else torch.float32
     if name == "fp16":
         raise OptionsError("precision fp16 is refused: HAT overflows in it (black tiles); use bf16 or fp32")
     if name not in ("fp32", "bf16"):
         raise OptionsError(f"precision must be auto, fp32 or bf16, got {name!r}")
     return torch.bfloat16 if name == "bf16" else torch.float32
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether it is an allocator's; the CPU's and MPS's have no class of their own."""
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+    )
+
+
+def placed(model: Model, device: torch.device, name: str) -> Model:
+    """The model on a device.
+
+    Raises:
+        DeviceError: it does not fit.
+    """
+    try:
+        return model.to(device)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise DeviceError(f"{device} has too little memory for the weights of {name}") from error
+        raise

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from hatdet.core.atomic import write_text
 from hatdet.core.errors import WeightsError
 
 __all__ = ["cache_dir", "fetch", "sha256_of"]
@@ -29,7 +30,8 @@ def sha256_of(path: Path) -> str:
 def fetch(file: str, urls: Sequence[str], sha256: str | None, progress: Progress | None = None) -> Path:
     """Return the cached file of that name, downloading it if it is not there.
 
-    The addresses are tried in order, and the hash decides. The file appears under its name only when it is whole.
+    The addresses are tried in order, and the hash decides. Without a known hash that of the first download is kept
+    beside the file and holds from then on. The file appears under its name only when it is whole.
 
     Raises:
         WeightsError: no address gave the file, with the reason of each; the cache cannot be written.
@@ -41,7 +43,10 @@ def fetch(file: str, urls: Sequence[str], sha256: str | None, progress: Progress
 
     pooch.get_logger().setLevel(logging.ERROR)
     target = cache_dir() / file
-    if target.is_file() and (sha256 is None or sha256_of(target) == sha256):
+    remembered = target.with_name(f"{file}.sha256")
+    if sha256 is None and remembered.is_file():
+        sha256 = remembered.read_text().strip()
+    if target.is_file() and sha256 in (None, sha256_of(target)):
         return target
     reasons = []
     for url in urls:
@@ -49,6 +54,8 @@ def fetch(file: str, urls: Sequence[str], sha256: str | None, progress: Progress
         try:
             downloader = pooch.HTTPDownloader(progressbar=bar, timeout=30)
             pooch.retrieve(url, sha256, file, target.parent, downloader=downloader)
+            if sha256 is None:
+                write_text(remembered, sha256_of(target) + "\n")
             return target
         except requests.HTTPError as error:
             reasons.append(f"{url}: {error.response.status_code} {error.response.reason}")

@@ -66,7 +66,7 @@ class Image:
 
     def to(self, device: torch.device | str) -> Image:
         """The same image with its pixels on `device`."""
-        return Image(self.pixels.to(device, non_blocking=True), self.scale, self.bit_depth)
+        return Image(self.pixels.to(device), self.scale, self.bit_depth)
 
 
 @dataclass(frozen=True)

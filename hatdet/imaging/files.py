@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from hatdet.core.types import Image
 __all__ = ["IMAGE_SUFFIXES", "read_image", "to_array", "write_array", "write_image"]
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")  # no PostScript: a picture runs no program
 _TIFF_BITS_PER_SAMPLE = 258
 
 
@@ -37,11 +39,15 @@ def read_image(path: str | Path) -> Image:
         raise InputError(f"{path} is not an image: the file is empty")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
-            with PIL.Image.open(path) as opened:
-                deep = _bits(opened, data) == 16
-                upright = opened if deep else PIL.ImageOps.exif_transpose(opened)
-                pixels = None if deep else np.array(upright.convert("RGB"))
+            warnings.simplefilter("ignore")  # Pillow's remarks on odd but readable files
+            PIL.Image.init()  # formats named to open() must have been loaded
+            with PIL.Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+                bits = _bits(opened, data)
+                opened.load()  # a damaged file fails here, and not in OpenCV, which is noisy or silent about it
+                upright = opened if bits == 16 else PIL.ImageOps.exif_transpose(opened)
+                pixels = None if bits == 16 else np.array(upright.convert("RGB"))
+        if bits > 16:
+            raise InputError(f"{path} has {bits}-bit samples: expected 8 or 16 bits")
     # ImportError: once ultralytics is loaded, Pillow's open looks for a HEIF plug-in before it gives up.
     except (PIL.UnidentifiedImageError, ImportError) as error:
         raise InputError(f"{path} is not an image that can be read (JPEG, PNG, WebP, TIFF, BMP)") from error

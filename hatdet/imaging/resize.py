@@ -14,13 +14,7 @@ from torch import Tensor
 
 from hatdet.core.types import Image
 
-__all__ = ["nearest", "quantized", "reduced", "resize_bicubic"]
-
-
-def quantized(pixels: Tensor, levels: int) -> Tensor:
-    """Clamp to [0, 1] and round half up to multiples of 1/`levels`, in float32."""
-    # In place after the first step: a canvas may be most of the memory.
-    return pixels.float().clamp(0, 1).mul_(levels).add_(0.5).floor_().div_(levels)
+__all__ = ["nearest", "reduced", "resize_bicubic"]
 
 
 def resize_bicubic(image: Image, size_hw: tuple[int, int], scale: float) -> Image:
@@ -31,10 +25,14 @@ def resize_bicubic(image: Image, size_hw: tuple[int, int], scale: float) -> Imag
     on_device = image.pixels.device
     # MPS has no float64, and float32 is not bit-exact.
     pixels = image.pixels.cpu() if on_device.type == "mps" else image.pixels
-    values = pixels.double().mul(image.levels).round()
-    for axis, size in ((1, size_hw[0]), (2, size_hw[1])):
-        values = _resize_axis(values, axis, size, scale).clamp(0, image.levels).add(0.5).floor()
-    return Image(values.div(image.levels).float().to(on_device), image.scale * scale, image.bit_depth)
+    rows, columns = _taps(image.height, size_hw[0], scale), _taps(image.width, size_hw[1], scale)
+    out = torch.empty(3, *size_hw, device=pixels.device)
+    for channel, result in zip(pixels, out, strict=True):  # one by one: float64 of a large canvas is a lot
+        values = channel.double().mul_(image.levels).round_()
+        for axis, taps in ((0, rows), (1, columns)):
+            values = _resize_axis(values, axis, *taps).clamp_(0, image.levels).add_(0.5).floor_()
+        result.copy_(values).div_(image.levels)
+    return Image(out.to(on_device), image.scale * scale, image.bit_depth)
 
 
 def nearest(image: Image, scale: int) -> Image:
@@ -59,17 +57,15 @@ def reduced(image: Image, factor: int) -> Image:
     return Image(small.pixels, 1, small.bit_depth)
 
 
-def _resize_axis(values: Tensor, axis: int, size: int, scale: float) -> Tensor:
-    index, weight = _taps(values.shape[axis], size, scale)
-    shape = [1, 1, 1]
-    shape[axis] = size
-    out = torch.zeros_like(values.narrow(axis, 0, 1)).expand(
-        *(size if i == axis else n for i, n in enumerate(values.shape))
-    )
-    out = out.clone()
+def _resize_axis(values: Tensor, axis: int, index: Tensor, weight: Tensor) -> Tensor:
+    """One axis of `(h, w)`, from the taps of each output sample."""
+    index, weight = index.to(values.device), weight.to(values.device)
+    out = None
     for tap in range(index.shape[1]):
-        taken = values.index_select(axis, index[:, tap].to(values.device))
-        out.addcmul_(taken, weight[:, tap].view(shape).to(values.device))
+        taken = values.index_select(axis, index[:, tap])
+        taken *= weight[:, tap, None] if axis == 0 else weight[None, :, tap]
+        out = taken if out is None else out.add_(taken)
+    assert out is not None
     return out
 
 

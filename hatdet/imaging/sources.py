@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hatdet.core.errors import OptionsError
 from hatdet.imaging.files import IMAGE_SUFFIXES
 
-__all__ = ["Source", "find_sources", "result_paths"]
+__all__ = ["Source", "check_results", "find_sources", "result_paths"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -27,32 +30,37 @@ class Source:
     relative: Path
 
 
-def find_sources(arguments: Sequence[str | Path], leave_out: Path | None = None) -> list[Source]:
+def find_sources(arguments: Sequence[str | Path], leave_out: Sequence[Path] = ()) -> list[Source]:
     """Expand files, folders (recursively, images only) and globs, in a stable order, each file once.
 
     A file named by itself is taken whatever its suffix; in folders and globs only images are. What lies below
-    `leave_out` (the results of an earlier run) is not taken from folders.
+    one of `leave_out` (the results of earlier runs) is not taken from folders.
 
     Raises:
         OptionsError: a path that does not exist, a folder or glob without images.
     """
-    found: dict[Path, Source] = {}
+    found: dict[str, Source] = {}
     for argument in arguments:
+        if not str(argument):
+            raise OptionsError("an input is empty: expected a file, a folder or a glob")
         path = Path(argument)
-        if path.is_dir():
-            sources = [Source(file, file.relative_to(path)) for file in _images_below(path, leave_out)]
-            nothing = f"{path} contains no images ({', '.join(sorted(IMAGE_SUFFIXES))})"
-        elif path.exists():
-            sources, nothing = [Source(path, Path(path.name))], ""
-        elif glob.has_magic(str(argument)):
-            sources = _from_glob(str(argument), leave_out)
-            nothing = f"{argument} matches no images"
-        else:
-            raise OptionsError(f"{path} does not exist")
+        try:
+            if path.is_dir():
+                sources = [Source(file, file.relative_to(path)) for file in _images_below(path, leave_out)]
+                nothing = f"{path} contains no images ({', '.join(sorted(IMAGE_SUFFIXES))})"
+            elif path.exists():
+                sources, nothing = [Source(path, Path(path.name))], ""
+            elif glob.has_magic(str(argument)):
+                sources = _from_glob(str(argument), leave_out)
+                nothing = f"{argument} matches no images"
+            else:
+                raise OptionsError(f"{path} does not exist")
+        except OSError as error:
+            raise OptionsError(f"{path} cannot be read: {error.strerror or error}") from error
         if not sources:
             raise OptionsError(nothing)
         for source in sources:
-            found.setdefault(source.path.resolve(), source)
+            found.setdefault(_absolute(source.path), source)
     return list(found.values())
 
 
@@ -81,21 +89,42 @@ def result_paths(sources: Sequence[Source], folder: Path, suffix: str = ".png") 
     return paths
 
 
+def check_results(sources: Sequence[Source], results: Iterable[Path]) -> None:
+    """Make sure that no result replaces an input or another result.
+
+    Raises:
+        OptionsError: one would.
+    """
+    inputs = {_absolute(source.path) for source in sources}
+    taken: set[str] = set()
+    for path in results:
+        if _absolute(path) in inputs:
+            raise OptionsError(f"{path} is an input and would be overwritten: give another folder with -o")
+        if _key(path) in taken:
+            raise OptionsError(f"two different results would be written to {path}: give another folder with -o")
+        taken.add(_key(path))
+
+
+def _absolute(path: Path) -> str:
+    """One spelling for each file; links are left alone, so that each has its own result."""
+    return os.path.abspath(path)  # noqa: PTH100 (Path.absolute keeps "..")
+
+
 def _key(path: Path) -> str:
     return str(path).casefold()
 
 
-def _images_below(folder: Path, leave_out: Path | None) -> list[Path]:
-    left_out = leave_out.resolve() if leave_out is not None else None
+def _images_below(folder: Path, leave_out: Sequence[Path]) -> list[Path]:
+    left_out = {_absolute(path) for path in leave_out}
     files: list[Path] = []
-    for root, folders, names in os.walk(folder):
+    for root, folders, names in os.walk(folder, onerror=_not_entered):
         here = Path(root)
-        folders[:] = sorted(name for name in folders if (here / name).resolve() != left_out)
+        folders[:] = sorted(name for name in folders if _absolute(here / name) not in left_out)
         files += [here / name for name in sorted(names) if _is_image(here / name)]
     return files
 
 
-def _from_glob(pattern: str, leave_out: Path | None) -> list[Source]:
+def _from_glob(pattern: str, leave_out: Sequence[Path]) -> list[Source]:
     """Files that match, and the images below folders that match."""
     sources = []
     for match in sorted(glob.glob(pattern, recursive=True)):
@@ -119,5 +148,12 @@ def _fixed_parts(pattern: str) -> list[str]:
     return parts
 
 
+def _not_entered(error: OSError) -> None:
+    log.warning("%s is left out: %s", error.filename, error.strerror)
+
+
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    """By its name; pipes and devices are not, broken links are and will fail with a reason."""
+    if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
+        return False
+    return path.is_symlink() or path.is_file()

@@ -20,12 +20,11 @@ def test_auto_is_the_cpu_where_there_is_nothing_else(monkeypatch):
 
 
 def test_precision(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: not including_emulation)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0) if device == CUDA else (7, 5))
     assert choose_precision("auto", CPU) == torch.float32
     assert choose_precision("auto", CUDA) == torch.bfloat16
     assert choose_precision("bf16", CPU) == torch.bfloat16
     assert choose_precision("fp32", CUDA) == torch.float32
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
-    assert choose_precision("auto", CUDA) == torch.float32
+    assert choose_precision("auto", torch.device("cuda", 1)) == torch.float32
     with pytest.raises(OptionsError, match="fp16 is refused: HAT overflows"):
         choose_precision("fp16", CUDA)

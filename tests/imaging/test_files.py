@@ -117,6 +117,21 @@ def test_a_damaged_file_is_one_sentence_with_its_name(tmp_path: Path, kind, capf
         read_image(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")  # nor do the libraries below say anything of their own
+
+
+@pytest.mark.parametrize("mode", ["F", "I"])
+def test_samples_of_32_bits_are_refused(tmp_path: Path, mode):
+    PIL.Image.new(mode, (4, 4), 1).save(tmp_path / "a.tif")
+    with pytest.raises(InputError, match="has 32-bit samples: expected 8 or 16 bits"):
+        read_image(tmp_path / "a.tif")
+
+
+def test_palettes_with_transparency_are_read_without_a_word(tmp_path: Path, capfd):
+    picture = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)).convert("P")
+    picture.save(tmp_path / "a.png", transparency=bytes(range(256)))
+    assert read_image(tmp_path / "a.png").width == 8
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_folder_is_not_an_image(tmp_path: Path):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from hatdet.core.errors import OptionsError
-from hatdet.imaging.sources import Source, find_sources, result_paths
+from hatdet.imaging.sources import Source, check_results, find_sources, result_paths
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def test_each_file_once(tree):
 
 
 def test_the_results_of_an_earlier_run_are_not_input(tree):
-    assert [name for _, name in found("in", leave_out=Path("in/sub"))] == ["a.png", "b.JPG"]
+    assert [name for _, name in found("in", leave_out=[Path("in/sub")])] == ["a.png", "b.JPG"]
 
 
 def test_a_file_whose_name_looks_like_a_glob(tree):
@@ -91,3 +92,26 @@ def test_results_that_would_still_meet_are_refused():
     sources = [Source(Path("day/1.png"), Path("1.png")), Source(Path("night/1.png"), Path("1.png"))]
     with pytest.raises(OptionsError, match=r"day/1\.png and night/1\.png would both be written"):
         result_paths(sources, Path("out"))
+
+
+def test_a_result_never_replaces_an_input_or_another_result():
+    sources = [Source(Path("in/a.png"), Path("a.png"))]
+    check_results(sources, [Path("out/a.png"), Path("out/sr/a.png")])
+    with pytest.raises(OptionsError, match=r"in/\.\./in/a\.png is an input and would be overwritten"):
+        check_results(sources, [Path("in/../in/a.png")])
+    with pytest.raises(OptionsError, match=r"two different results would be written to out/a\.png"):
+        check_results(sources, [Path("out/a.png"), Path("out/a.png")])
+
+
+def test_links_pipes_and_names_that_cannot_be(tree):
+    (tree / "in" / "loop.png").symlink_to("loop.png")
+    (tree / "in" / "same.png").symlink_to("a.png")
+    os.mkfifo(tree / "in" / "pipe.png")
+    names = [name for _, name in found("in")]
+    assert "loop.png" in names  # it will fail with a reason
+    assert "same.png" in names
+    assert "pipe.png" not in names
+    with pytest.raises(OptionsError, match="File name too long"):
+        find_sources(["x" * 300])
+    with pytest.raises(OptionsError, match="an input is empty"):
+        find_sources([""])
