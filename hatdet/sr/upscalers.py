@@ -15,10 +15,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from hatdet.core.device import choose_device, choose_precision
+from hatdet.core.device import choose_device, choose_precision, is_out_of_memory, placed
 from hatdet.core.errors import DeviceError, OptionsError
 from hatdet.core.types import Image, Upscaler
-from hatdet.imaging.resize import nearest, quantized, resize_bicubic
+from hatdet.imaging.resize import nearest, resize_bicubic
 from hatdet.sr.tiling import Axis, Tile, plan_axis, plan_tiles
 from hatdet.sr.weights import find_weights, load_network
 
@@ -108,7 +108,7 @@ class HatUpscaler:
         tile = self.tile - self.tile % self.window
         if tile != self.tile:
             log.info("tile rounded to %d, a multiple of the window %d", tile, self.window)
-        with torch.inference_mode():
+        with torch.no_grad():  # not inference mode: callers may do with the result what they like
             while True:
                 try:
                     pixels = self._upscaled(image.pixels, tile)
@@ -123,8 +123,9 @@ class HatUpscaler:
                         ) from error
                     log.warning("out of memory on %s with tiles of %d: going on with %d", self.device, used, smaller)
                     tile = smaller
-        with torch.inference_mode(False):  # a plain tensor: callers may do with it what they like
-            return Image(quantized(pixels, image.levels), image.scale * self.scale, image.bit_depth)
+            # In place: a canvas may be most of the memory.
+            pixels.clamp_(0, 1).mul_(image.levels).add_(0.5).floor_().div_(image.levels)
+        return Image(pixels, image.scale * self.scale, image.bit_depth)
 
     def _upscaled(self, pixels: Tensor, tile: int) -> Tensor:
         """The upscaled image, not yet rounded. Shape: `(3, h, w)` to `(3, scale * h, scale * w)`."""
@@ -154,14 +155,14 @@ class HatUpscaler:
         try:
             return self._finite(tiles)
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
         # Outside the handler, where the traceback no longer holds the tensors that filled the memory.
         _release_memory(tiles.device)
         try:
             return torch.cat([self._finite(one[None]) for one in tiles])
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             reason = str(error)
         _release_memory(tiles.device)
@@ -184,9 +185,16 @@ class HatUpscaler:
     def _canvas(self, h: int, w: int) -> Tensor:
         """Zeros for the whole result: on the device, unless they would take half of what is free there."""
         device = self.device
-        if device.type == "cuda" and 12 * h * w > torch.cuda.mem_get_info(device)[0] // 2:
-            device = torch.device("cpu")
-        return torch.zeros(3, h, w, device=device)
+        if device.type == "cuda":
+            kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # free, but torch's
+            if 12 * h * w > (torch.cuda.mem_get_info(device)[0] + kept) // 2:
+                return torch.zeros(3, h, w)
+        try:
+            return torch.zeros(3, h, w, device=device)
+        except RuntimeError as error:
+            if device.type == "cpu" or not is_out_of_memory(error):
+                raise
+        return torch.zeros(3, h, w)
 
     def _report(self, done: int, total: int) -> None:
         if self.on_progress is not None:
@@ -199,12 +207,6 @@ class _OutOfMemoryError(Exception):
 
 def _cut(pixels: Tensor, tiles: list[Tile], rows: Axis, columns: Axis) -> Tensor:
     return torch.stack([pixels[:, t.y : t.y + rows.size, t.x : t.x + columns.size] for t in tiles])
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether it is the allocator's; the CPU's and MPS's have no class of their own."""
-    text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text
 
 
 def _release_memory(device: torch.device) -> None:
@@ -244,16 +246,22 @@ def load_upscaler(
         WeightsError: weights that are not there, damaged, or not HAT's.
         DeviceError: a device that is not there.
     """
-    if scale < 1:
-        raise OptionsError(f"scale must be at least 1, got {scale}")
-    if str(name) == "bicubic":
-        return BicubicUpscaler(scale, choose_device(device))
-    if str(name) == "nearest":
-        return NearestUpscaler(scale, choose_device(device))
+    for what, value, least in (
+        ("scale", scale, 1),
+        ("tile", tile, 1),
+        ("overlap", overlap, 0),
+        ("batch", 1 if batch is None else batch, 1),
+    ):
+        if value < least:
+            raise OptionsError(f"{what} must be at least {least}, got {value}")
     on = choose_device(device)
     dtype = choose_precision(precision, on)
+    if str(name) == "bicubic":
+        return BicubicUpscaler(scale, on)
+    if str(name) == "nearest":
+        return NearestUpscaler(scale, on)
     source = find_weights(name, scale, on_fetch)
-    network = load_network(source, scale).to(on)
+    network = placed(load_network(source, scale), on, source.name)
     return HatUpscaler(
         network,
         scale,

@@ -48,10 +48,12 @@ def find_weights(name: str | Path, scale: int, progress: Progress | None = None)
         OptionsError: a scale that these weights do not have.
         WeightsError: an unknown name, a missing file, a failed download, a hash that differs.
     """
-    text = str(name)
+    text, path = str(name), Path(name)
+    # A file with a weights' ending is what it says, also when the catalogue has a file of that name.
+    if path.suffix.lower() in SUFFIXES and path.is_file():
+        return WeightsFile(path.stem, path, None)
     record = default_record(text, scale) if text in FAMILIES else named_record(text)
     if record is None:
-        path = Path(name)
         if path.is_file():
             return WeightsFile(path.stem, path, None)
         if path.suffix.lower() in SUFFIXES or len(path.parts) > 1:
@@ -80,7 +82,12 @@ def load_network(weights: WeightsFile, scale: int) -> HAT:
     """
     state, metadata = read_state_dict(weights.path)
     if "network_g" in metadata:
-        options = json.loads(metadata["network_g"])
+        try:
+            options = json.loads(metadata["network_g"])
+            described = int(options["upscale"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise WeightsError(f"{weights.path} describes no network in its metadata (network_g)") from error
+        options["upscale"] = described
     elif weights.record is not None:
         options = weights.record.network_g
     else:
@@ -93,7 +100,7 @@ def load_network(weights: WeightsFile, scale: int) -> HAT:
         # Tables of positions follow from the window; our own files leave them out.
         indices = {key: value for key, value in own.items() if key.startswith("relative_position_index")}
         network.load_state_dict({**indices, **state})
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, TypeError) as error:
         raise WeightsError(f"{weights.path} does not fit the network it describes: {_first_line(error)}") from error
     return network.eval().requires_grad_(False)
 

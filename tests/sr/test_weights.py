@@ -91,6 +91,23 @@ def test_safetensors_carry_their_own_description(tmp_path):
         assert relative_difference(load(tmp_path / "a.safetensors")(x), network(x)) < 1e-6
 
 
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", '{"upscale": "x"}', '{"upscale": 2, "depths": 6}', '{"upscale": 2, "x": 1}']
+)
+def test_a_description_that_is_none_is_one_sentence(tmp_path, text):
+    save_file(tiny_hat().state_dict(), tmp_path / "a.safetensors", metadata={"network_g": text})
+    with pytest.raises(WeightsError, match="describes") as caught:
+        load(tmp_path / "a.safetensors")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_is_what_it_says_also_under_a_published_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save(tiny_hat().state_dict(), "HAT_SRx2.pth")
+    assert find_weights("HAT_SRx2.pth", 2).record is None
+    assert load_upscaler("HAT_SRx2.pth", 2, device="cpu").scale == 2
+
+
 def test_a_wrong_scale_is_an_error_and_never_a_wrong_size(tmp_path):
     torch.save(tiny_hat(upscale=2).state_dict(), tmp_path / "a.pth")
     with pytest.raises(OptionsError, match=r"a\.pth upscales by 2, got --scale 4"):
@@ -230,6 +247,18 @@ def test_a_damaged_file_in_the_cache_is_named(server, cache, monkeypatch):
     (cache / record.file).write_bytes(b"cut off")
     with pytest.raises(WeightsError, match="is damaged"):
         find_weights(record.name, 4)
+
+
+def test_without_a_known_hash_the_first_download_holds(server, cache):
+    url, sha256, _ = server
+    path = fetch("x.pt", [url + "good.pth"], None)
+    assert (cache / "x.pt.sha256").read_text().strip() == sha256
+    path.write_bytes(b"cut off")
+    fetch("x.pt", [url + "good.pth"], None)
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == sha256
+    path.write_bytes(b"cut off")
+    with pytest.raises(WeightsError, match="not the expected file"):
+        fetch("x.pt", [url + "bad.pth"], None)
 
 
 def test_a_failed_fetch_is_one_line_with_every_reason(server, cache):
