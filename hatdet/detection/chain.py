@@ -19,12 +19,12 @@ class ChainResult:
     Attributes:
         seen: the image that the detector was given.
         detections: in source coordinates.
-        upscale_ms, detect_ms: wall time of each step, in milliseconds; 0 for a step that was not taken.
+        upscale_ms, detect_ms: wall time of each step, in milliseconds; None for a step that was not taken.
     """
 
     seen: Image
     detections: Detections
-    upscale_ms: float
+    upscale_ms: float | None
     detect_ms: float
 
 
@@ -54,7 +54,7 @@ def run_chain(image: Image, upscaler: Upscaler | None, detector: Detector) -> Ch
     middle = time.perf_counter()
     detections = detector(seen)
     end = time.perf_counter()
-    upscale_ms = 0.0 if upscaler is None else (middle - start) * 1e3
+    upscale_ms = None if upscaler is None else (middle - start) * 1e3
     return ChainResult(seen, detections, upscale_ms, (end - middle) * 1e3)
 
 

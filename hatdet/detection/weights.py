@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -18,9 +20,10 @@ from hatdet.core.assets import asset
 from hatdet.core.errors import WeightsError
 from hatdet.core.fetch import Progress, fetch, sha256_of
 
-__all__ = ["EMBEDDED", "EmbeddedDetector", "find_detector", "load_model"]
+__all__ = ["EMBEDDED", "EmbeddedDetector", "find_detector", "load_model", "released_file"]
 
 # The release that the supported Ultralytics versions fetch their own models from.
+RELEASED_DETECTOR = re.compile(r"yolo(v\d+|\d+)[a-z]6?u?\.pt")  # no -seg, -pose, -obb, -cls; no SAM, no RT-DETR
 RELEASE = "https://github.com/ultralytics/assets/releases/download/v8.4.0/"
 
 
@@ -43,7 +46,7 @@ class EmbeddedDetector:
 EMBEDDED = EmbeddedDetector(
     "yolo11n-upscaled",
     "yolo11n-upscaled.safetensors",
-    "853e11227516384cfd7dcdf8f643bd22157e1b8f2963b719c64d9b832f85f508",
+    "af58277545abadb0b03a0fa5a46c827388767ff1bbb7f67f6c6038684df3302f",
     2_624_080,
     "AGPL-3.0",
     "the 80 classes of COCO, in upscaled images and in plain ones",
@@ -68,15 +71,21 @@ def find_detector(name: str | Path | None, progress: Progress | None = None) -> 
     path = Path(text)
     if path.is_file():
         return path
-    from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
-
-    file = text if path.suffix else f"{text}.pt"
-    if file in GITHUB_ASSETS_NAMES:
+    file = released_file(text)
+    if file is not None:
         return fetch(file, [RELEASE + file], None, progress)
     raise WeightsError(
         f"weights {text} do not exist: expected a .pt or .safetensors file, {EMBEDDED.name}, "
         "or the name of an Ultralytics model such as yolo11s"
     )
+
+
+def released_file(name: str) -> str | None:
+    """The file of a detection model that Ultralytics has released under that name, or None."""
+    from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
+
+    file = name if name.endswith(".pt") else f"{name}.pt"
+    return file if file in GITHUB_ASSETS_NAMES and RELEASED_DETECTOR.fullmatch(file) else None
 
 
 def load_model(path: Path) -> nn.Module:
@@ -94,7 +103,7 @@ def load_model(path: Path) -> nn.Module:
     model = _from_safetensors(path) if suffix == ".safetensors" else _from_checkpoint(path)
     task = getattr(model, "task", None) or _task(model)
     if task != "detect":
-        raise WeightsError(f"{path} is a model for the task {task!r}: expected a detection model (boxes)")
+        raise WeightsError(f"{path} is a model for the task {task!r}: expected a YOLO detection model (boxes)")
     fused = cast(Any, model).fuse(verbose=False)
     return cast(nn.Module, fused).eval().requires_grad_(False)
 
@@ -105,11 +114,25 @@ def _task(model: nn.Module) -> str:
     return str(guess_model_task(model))
 
 
+@contextmanager
+def _paths_as_they_are() -> Iterator[None]:
+    """Ultralytics "repairs" names (yolov5n.pt to yolov5nu.pt, no apostrophes) and then downloads what is not there."""
+    from ultralytics.utils import downloads
+
+    real = downloads.attempt_download_asset
+    downloads.attempt_download_asset = lambda file, *_, **__: str(file)
+    try:
+        yield
+    finally:
+        downloads.attempt_download_asset = real
+
+
 def _from_checkpoint(path: Path) -> nn.Module:
     from ultralytics.nn.tasks import torch_safe_load
 
     try:
-        checkpoint, _ = torch_safe_load(path)
+        with _paths_as_they_are():
+            checkpoint, _ = torch_safe_load(path)
     except (TypeError, RuntimeError, ImportError, EOFError, OSError, pickle.UnpicklingError) as error:
         # Ultralytics has one message for foreign classes and for bytes that are no pickle at all.
         with path.open("rb") as file:
@@ -142,22 +165,29 @@ def _from_safetensors(path: Path) -> nn.Module:
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path} cannot be read as safetensors: {error}") from error
     beside = path.with_suffix(".yaml")
-    if "model_yaml" in metadata:
-        description = json.loads(metadata["model_yaml"])
-    elif beside.is_file():
-        description = yaml.safe_load(beside.read_text())
-    else:
+    if "model_yaml" not in metadata and not beside.is_file():
         raise WeightsError(f"{path} does not say which model it is: expected model_yaml in its metadata, or {beside}")
     try:
+        text = metadata.get("model_yaml") or beside.read_text()
+        description = yaml.safe_load(text)  # JSON is YAML
         model = DetectionModel(description, ch=int(description.get("channels", 3)), verbose=False)
         missing, unexpected = model.load_state_dict(state, strict=False)
-    except (KeyError, RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise WeightsError(f"{path} does not fit its model file: {str(error).splitlines()[0]}") from error
+        names = json.loads(metadata["names"]) if "names" in metadata else description.get("names")
+        if names is not None:
+            pairs = names.items() if isinstance(names, Mapping) else enumerate(names)
+            model.names = {int(key): str(value) for key, value in pairs}
+    except (
+        KeyError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        IndexError,
+        AttributeError,
+        OSError,
+        yaml.YAMLError,
+    ) as error:
+        raise WeightsError(f"{path} does not fit its model file: {' '.join(str(error).split())[:200]}") from error
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     if missing or unexpected:
         raise WeightsError(f"{path} does not fit its model file: missing {missing[:3]}, unexpected {unexpected[:3]}")
-    names = json.loads(metadata["names"]) if "names" in metadata else description.get("names")
-    if names is not None:
-        pairs = names.items() if isinstance(names, Mapping) else enumerate(names)
-        model.names = {int(key): str(value) for key, value in pairs}
     return cast(nn.Module, model)

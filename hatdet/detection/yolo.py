@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import hatdet.detection.ultralytics_setup  # noqa: F401 (before ultralytics)
-from hatdet.core.device import choose_device
+from hatdet.core.device import choose_device, placed
 from hatdet.core.errors import OptionsError
 from hatdet.core.fetch import Progress
 from hatdet.core.types import Detections, Image
@@ -120,11 +120,11 @@ class YoloDetector:
     def __call__(self, image: Image) -> Detections:
         from ultralytics.utils.nms import non_max_suppression
 
-        image = image.to(self.device)
         size_hw = (image.height, image.width)
         letterbox = Letterbox.fit(size_hw, self._long_side(image), self.stride)
         with torch.no_grad():
-            predictions = self.model(letterbox.apply(image.pixels))
+            # Letterboxed where the image is: a canvas too large for the device may be on the host.
+            predictions = self.model(letterbox.apply(image.pixels).to(self.device))
             found = non_max_suppression(
                 predictions,
                 self.confidence,
@@ -150,9 +150,9 @@ class YoloDetector:
             return None
         else:
             wanted = LARGEST_IMGSZ
-        if image.scale > 1 and image.scale * wanted / longest < min(1.5, image.scale):
+        if image.scale > 1 and wanted < longest:
             log.warning(
-                "the detector's letterbox (imgsz %d) undoes the upscaling: it sees %.2g pixels per source pixel",
+                "the detector's letterbox (imgsz %d) shrinks the upscaled image: it sees %.3g pixels per source pixel",
                 wanted,
                 image.scale * wanted / longest,
             )
@@ -187,7 +187,7 @@ def load_detector(
     """
     on = choose_device(device)
     path = find_detector(weights, on_fetch)
-    model = load_model(path).to(on)
+    model = placed(load_model(path), on, path.stem)
     name = path.stem
     detector = YoloDetector(model, name, confidence, iou, max_detections, None, imgsz)
     if not classes:

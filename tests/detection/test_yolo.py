@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from hatdet.core.errors import OptionsError, WeightsError
 from hatdet.core.types import Detector, Image
-from hatdet.detection.weights import EMBEDDED, find_detector, load_model
+from hatdet.detection.weights import EMBEDDED, find_detector, load_model, released_file
 from hatdet.detection.yolo import PADDING, Letterbox, YoloDetector, load_detector
 from hatdet.imaging.files import read_image
 from tests.helpers import FixedBoxes, iou, random_image, sample_photo
@@ -104,8 +104,10 @@ def test_imgsz_follows_the_upscaling(caplog):
     assert seen_side(Image(torch.zeros(3, 404, 540), scale=4)) == 544
     assert seen_side(Image(torch.zeros(3, 400, 800), scale=4), imgsz=1280) == 1280
     assert not caplog.records
-    assert seen_side(Image(torch.zeros(3, 40, 10240), scale=4)) == 2560
-    assert "undoes the upscaling: it sees 1 pixels per source pixel" in caplog.text
+    assert seen_side(Image(torch.zeros(3, 40, 2560), scale=4)) == 2560
+    assert not caplog.records
+    assert seen_side(Image(torch.zeros(3, 40, 2592), scale=4)) == 2560
+    assert "(imgsz 2560) shrinks the upscaled image: it sees 3.95 pixels per source pixel" in caplog.text
 
 
 def test_padding_is_the_grey_of_training():
@@ -195,7 +197,7 @@ def test_other_generations_load_and_run(tmp_path, config):
     ("config", "task"), [("yolo11n-seg.yaml", "segment"), ("yolo11n-pose.yaml", "pose"), ("yolo11n-obb.yaml", "obb")]
 )
 def test_models_of_other_tasks_are_refused_with_a_sentence(tmp_path, config, task):
-    with pytest.raises(WeightsError, match=f"for the task '{task}': expected a detection model"):
+    with pytest.raises(WeightsError, match=f"for the task '{task}': expected a YOLO detection model"):
         load_detector(saved(tmp_path, config), device="cpu")
 
 
@@ -232,6 +234,29 @@ def test_broken_weights_are_one_sentence(tmp_path, name, content, sentence):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(WeightsError, match=sentence) as caught:
         load_detector(tmp_path / name, device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["yolov5n.pt", "bob's.pt", " blank .pt"])
+def test_a_local_file_is_taken_by_its_own_name(tmp_path, name):
+    """Ultralytics would look for yolov5nu.pt, or for a name without apostrophes, and download it."""
+    assert load_detector(saved(tmp_path, "yolov5n.yaml", name), device="cpu").name == name.removesuffix(".pt")
+
+
+@pytest.mark.parametrize(("name", "released"), [("yolo11s", True), ("yolov8n.pt", True), ("yolo26x", True)])
+def test_released_detectors(name, released):
+    assert (released_file(name) is not None) is released
+    for other in ("yolo11n-seg", "sam_b", "rtdetr-l", "yolo26n-reid.onnx", "yolov8n-oiv7", "mobile_sam", "FastSAM-s"):
+        assert released_file(other) is None
+
+
+@pytest.mark.parametrize(
+    "metadata", [{"model_yaml": "{"}, {"model_yaml": "[1]"}, {"model_yaml": "{}"}, {"model_yaml": "a: [b"}]
+)
+def test_a_description_that_is_none_is_one_sentence(tmp_path, metadata):
+    save_file(load_file(find_detector(None)), tmp_path / "a.safetensors", metadata=metadata)
+    with pytest.raises(WeightsError, match="does not fit its model file") as caught:
+        load_model(tmp_path / "a.safetensors")
     assert "\n" not in str(caught.value)
 
 
