@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hatdet.cli.options import (
+    RESULTS,
     BatchOption,
     DebugOption,
     DeviceOption,
@@ -45,7 +47,7 @@ def run(
             show_default=False,
         ),
     ] = None,
-    output: OutputOption = Path("results/detect"),
+    output: OutputOption = RESULTS[1],
     upscale: Annotated[bool, typer.Option("--upscale", help="Upscale before detecting.")] = False,
     upscaler: UpscalerOption = "hat-xs",
     scale: ScaleOption = 4,
@@ -114,18 +116,20 @@ def run(
         from hatdet.detection.yolo import load_detector
         from hatdet.imaging.drawing import side_by_side, with_boxes
         from hatdet.imaging.files import read_image, write_array, write_image
-        from hatdet.imaging.sources import find_sources, result_paths
+        from hatdet.imaging.sources import check_results, find_sources, result_paths
 
         if save_sr and not upscale:
             raise OptionsError("--save-sr writes upscaled images: it needs --upscale")
         if inputs:
-            sources = find_sources(inputs, leave_out=output)
+            sources = find_sources(inputs, leave_out=[output, *RESULTS])
         else:
-            sources = find_sources([_write_samples(output / "samples")])
+            sources = find_sources(_write_samples(output / "samples"))
             session.say(f"no input given: two sample photos reduced {SAMPLE_REDUCTION} times, in {output / 'samples'}")
         pictures = result_paths(sources, output)
         labels = result_paths(sources, output / "labels", ".txt")
         larger = result_paths(sources, output / "sr")
+        results = [*pictures, *(labels if save_txt else ()), *(larger if save_sr else ())]
+        check_results(sources, results if json_file in (None, "-") else [*results, _json_path(json_file)])
         enlarge = None
         if upscale:
             enlarge = upscaler_with_progress(session, upscaler, scale, device, precision, tile, overlap, batch)
@@ -147,12 +151,12 @@ def run(
             "detector": detector.name,
             "images": [],
         }
-        to_stdout = json_file == "-"
         started = time.perf_counter()
         try:
             for source, picture, label, sr_file in session.over(
                 list(zip(sources, pictures, labels, larger, strict=True)), "detecting"
             ):
+                line = ""
                 with session.one(source.path):
                     began = time.perf_counter()
                     image = read_image(source.path)
@@ -168,16 +172,35 @@ def run(
                         _write_labels(result.detections, image, label)
                     write_array(drawn, picture)
                     report["images"].append(_image_report(source.path, image, result, read_ms))
-                    if not to_stdout:
-                        session.result(f"{source.path}: {_summary(result.detections)} -> {picture}")
-        finally:
-            # Also when interrupted: what was found is not lost.
+                    line = f"{source.path}: {_summary(result.detections)} -> {picture}"
+                if line and json_file != "-":
+                    session.result(line)
+        except BaseException:
+            # Interrupted: what was found so far is not lost, and a second error does not hide the first.
             if json_file is not None:
-                _write_json(report, json_file, session)
-        session.finish(len(report["images"]), started, output)
+                with contextlib.suppress(OptionsError, BrokenPipeError):
+                    _write_json(report, json_file, session)
+            raise
+        if json_file is not None:
+            _write_json(report, json_file, session)
+        session.finish(started, output)
 
 
-def _write_samples(folder: Path) -> Path:
+def _json_path(name: str) -> Path:
+    """The file for the boxes, looked at before the work and not after it."""
+    from hatdet.core.errors import OptionsError
+
+    path = Path(name)
+    if not name or path.is_dir():
+        raise OptionsError(f"--json needs a file's name or -, got {name!r}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionsError(f"{name} cannot be written: {error.strerror}") from error
+    return path
+
+
+def _write_samples(folder: Path) -> list[Path]:
     """The photos that ship inside ultralytics, reduced until their objects are hard to see."""
     from importlib.util import find_spec
 
@@ -187,9 +210,11 @@ def _write_samples(folder: Path) -> Path:
     spec = find_spec("ultralytics")
     assert spec is not None
     assert spec.origin is not None
+    written = []
     for photo in sorted((Path(spec.origin).parent / "assets").glob("*.jpg")):
-        write_image(reduced(read_image(photo), SAMPLE_REDUCTION), folder / f"{photo.stem}.png")
-    return folder
+        written.append(folder / f"{photo.stem}.png")
+        write_image(reduced(read_image(photo), SAMPLE_REDUCTION), written[-1])
+    return written
 
 
 def _summary(detections: Detections) -> str:
@@ -215,7 +240,7 @@ def _image_report(source: Path, image: Image, result: ChainResult, read_ms: floa
         ],
         "timing_ms": {
             "read": round(read_ms, 3),
-            "upscale": round(result.upscale_ms, 3),
+            "upscale": None if result.upscale_ms is None else round(result.upscale_ms, 3),
             "detect": round(result.detect_ms, 3),
         },
     }
@@ -237,7 +262,7 @@ def _write_labels(detections: Detections, image: Image, path: Path) -> None:
 def _write_json(report: dict[str, Any], file: str, session: Session) -> None:
     from hatdet.core.atomic import write_text
 
-    text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
+    text = json.dumps(report, indent=1) + "\n"  # in ASCII: a file's name need not fit the terminal's encoding
     if file == "-":
         sys.stdout.write(text)
     else:

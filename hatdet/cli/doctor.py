@@ -60,7 +60,7 @@ def _torch_pair() -> list[str]:
         boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
         torchvision.ops.nms(boxes, torch.ones(1), 0.5)
     except (ImportError, RuntimeError, AttributeError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = " ".join(str(error).split())
         return [
             f"torch {torch_version} and torchvision {vision_version} do not fit each other ({reason}): "
             "`pip install --force-reinstall torch torchvision` from one index"

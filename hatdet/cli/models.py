@@ -24,7 +24,7 @@ def table(context: typer.Context) -> None:
     from hatdet.cli.session import guarded
 
     with guarded(debug=False):
-        from hatdet.core.fetch import cache_dir
+        from hatdet.core.fetch import cache_dir, sha256_of
         from hatdet.detection.weights import EMBEDDED
         from hatdet.sr.catalogue import CATALOGUE
         from hatdet.sr.weights import record_path
@@ -63,6 +63,8 @@ def table(context: typer.Context) -> None:
             EMBEDDED.licence,
             EMBEDDED.note,
         )
+        for path in sorted(cache_dir().glob("*.pt")):
+            rows.add_row(path.stem, "", "-", "", "cached", sha256_of(path)[:12], "AGPL-3.0", "an Ultralytics detector")
         # Whole lines where nobody looks at them on a screen: for grep, and for logs.
         screen = Console()
         (screen if screen.is_terminal else Console(width=200)).print(rows)
@@ -72,33 +74,32 @@ def table(context: typer.Context) -> None:
 @app.command("get")
 def get(
     name: Annotated[str, typer.Argument(help="A name from `hatdet models`, or an Ultralytics model such as yolo11s.")],
+    scale: Annotated[int, typer.Option(help="For a family such as hat-s: at which scale.")] = 4,
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Fetch weights, check their hash, and print where they are."""
+    """Fetch weights, check their hash, and print where they are.
+
+    Of Ultralytics' models no hash is published: that of the first download is kept and holds from then on.
+    """
     from hatdet.cli.session import Session, guarded
 
     with guarded(debug), Session(quiet, debug) as session:
         from hatdet.cli.weights import download_progress
         from hatdet.core.errors import WeightsError
         from hatdet.core.fetch import sha256_of
-        from hatdet.detection.weights import find_detector
-        from hatdet.sr.catalogue import CATALOGUE, named_record
+        from hatdet.detection.weights import EMBEDDED, find_detector, released_file
+        from hatdet.sr.catalogue import CATALOGUE, FAMILIES, default_record, named_record
         from hatdet.sr.weights import find_weights
 
+        record = default_record(name, scale) if name in FAMILIES else named_record(name)
         with download_progress(session, name) as on_fetch:
-            record = named_record(name)
             if record is not None:
                 path = find_weights(record.name, record.scale, on_fetch).path
+            elif name == EMBEDDED.name or released_file(name):
+                path = find_detector(name, on_fetch)
             else:
-                try:
-                    path = find_detector(name, on_fetch)
-                except WeightsError as error:
-                    if "do not exist" not in str(error):
-                        raise
-                    known = ", ".join(record.name for record in CATALOGUE)
-                    raise WeightsError(
-                        f"no weights are called {name!r}: expected an Ultralytics model or one of {known}"
-                    ) from error
+                known = ", ".join(record.name for record in CATALOGUE)
+                raise WeightsError(f"no weights are called {name!r}: expected an Ultralytics model or one of {known}")
         typer.echo(path)
         session.say(f"sha256 {sha256_of(path)}")

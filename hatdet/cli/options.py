@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 __all__ = [
+    "RESULTS",
     "BatchOption",
     "DebugOption",
     "DeviceOption",
@@ -19,6 +20,9 @@ __all__ = [
     "TileOption",
     "UpscalerOption",
 ]
+
+# Where sr and detect write by default; never taken for input.
+RESULTS = (Path("results/sr"), Path("results/detect"))
 
 _ENGINE = "Super-resolution"
 _MACHINE = "Machine"

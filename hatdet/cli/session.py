@@ -7,6 +7,7 @@ as asked, 130 interrupted.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 import traceback
@@ -20,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from hatdet.core.errors import HatdetError, InputError
+from hatdet.core.errors import DeviceError, HatdetError, InputError
 
 __all__ = ["Session", "guarded"]
 
@@ -41,8 +42,8 @@ def guarded(debug: bool) -> Iterator[None]:
     except KeyboardInterrupt as error:
         print("interrupted", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from error
-    except BrokenPipeError as error:  # `hatdet ... | head`
-        sys.stderr.close()
+    except BrokenPipeError as error:  # `hatdet ... | head`: nobody reads the rest
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(FAILED) from error
     except (typer.Exit, typer.Abort):
         raise
@@ -76,7 +77,7 @@ class Session:
         self._errors = Console(stderr=True, highlight=False, soft_wrap=True)
         self._progress: Progress | None = None
         self._part: Callable[[float], None] = lambda _: None
-        self.failed = 0
+        self.done = self.failed = 0
 
     def __enter__(self) -> Session:
         handler = _Handler(self.console)
@@ -136,16 +137,20 @@ class Session:
     def one(self, name: object) -> Iterator[None]:
         """Work on one input: what goes wrong with it is one line, counted, and the run goes on.
 
-        Errors that would meet every input (weights, device, a place that cannot be written) end the run.
+        A place that cannot be written ends the run, unless something could be written before.
         """
         try:
             yield
-        except InputError as error:
+        except (InputError, DeviceError) as error:
             self._failed(str(error))
-        except HatdetError:
-            raise
+        except HatdetError as error:
+            if not self.done:
+                raise
+            self._failed(str(error))
         except Exception as error:
             self._failed(f"{name}: {_described(error)}")
+        else:
+            self.done += 1
 
     def _failed(self, message: str) -> None:
         self.failed += 1
@@ -153,12 +158,12 @@ class Session:
             traceback.print_exc()
         self._errors.print(Text(f"error: {message}"))
 
-    def finish(self, done: int, started: float, where: object) -> None:
+    def finish(self, started: float, where: object) -> None:
         """Say what was done, and leave with exit code 1 if some inputs failed."""
         elapsed = time.perf_counter() - started
-        images = "1 image" if done == 1 else f"{done} images"
+        images = "1 image" if self.done == 1 else f"{self.done} images"
         failed = f", {self.failed} failed" if self.failed else ""
-        self.say(f"{images} in {elapsed:.1f} s ({done / elapsed:.2f} images/s){failed}: {where}")
+        self.say(f"{images} in {elapsed:.1f} s ({self.done / elapsed:.2f} images/s){failed}: {where}")
         if self.failed:
             raise typer.Exit(FAILED)
 

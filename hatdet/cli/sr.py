@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from hatdet.cli.options import (
+    RESULTS,
     BatchOption,
     DebugOption,
     DeviceOption,
@@ -28,7 +28,7 @@ def run(
     inputs: Annotated[
         list[str], typer.Argument(help="Images, folders (searched recursively) and globs.", metavar="INPUT...")
     ],
-    output: OutputOption = Path("results/sr"),
+    output: OutputOption = RESULTS[0],
     scale: ScaleOption = 4,
     upscaler: UpscalerOption = "hat-xs",
     tile: TileOption = 256,
@@ -48,19 +48,20 @@ def run(
     with guarded(debug), Session(quiet, debug) as session:
         from hatdet.cli.weights import upscaler_with_progress
         from hatdet.imaging.files import read_image, write_image
-        from hatdet.imaging.sources import find_sources, result_paths
+        from hatdet.imaging.sources import check_results, find_sources, result_paths
 
-        sources = find_sources(inputs, leave_out=output)
+        sources = find_sources(inputs, leave_out=[output, *RESULTS])
         targets = result_paths(sources, output)
+        check_results(sources, targets)
         upscale = upscaler_with_progress(session, upscaler, scale, device, precision, tile, overlap, batch)
         started = time.perf_counter()
-        done = 0
         for source, target in session.over(list(zip(sources, targets, strict=True)), "upscaling"):
+            line = ""
             with session.one(source.path):
                 image = read_image(source.path)
                 larger = upscale(image)
                 write_image(larger, target)
-                done += 1
-                sizes = f"{image.width}x{image.height} -> {larger.width}x{larger.height}"
-                session.result(f"{source.path} -> {target} ({sizes})")
-        session.finish(done, started, output)
+                line = f"{source.path} -> {target} ({image.width}x{image.height} -> {larger.width}x{larger.height})"
+            if line:
+                session.result(line)
+        session.finish(started, output)

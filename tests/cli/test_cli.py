@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +136,12 @@ def test_a_named_file_that_is_no_image_counts_as_failed(folder):
         (["detect", "in", "--save-sr"], "error: --save-sr writes upscaled images: it needs --upscale"),
         (["detect", "in", "--json", "tiny.pth/x.json"], "error: tiny.pth/x.json cannot be written"),
         (["models", "get", "yolo99"], "error: no weights are called 'yolo99'"),
+        (["sr", "in", "--batch", "0", "--upscaler", "nearest"], "error: batch must be at least 1, got 0"),
+        (["sr", "in", "--precision", "banana", "--upscaler", "nearest"], "error: precision must be auto, fp32 or bf16"),
+        (["sr", "in", "--device", "meta"], "error: device 'meta' is not usable here"),
+        (["sr", ""], "error: an input is empty"),
+        (["models", "get", "in/a.png"], "error: no weights are called 'in/a.png'"),
+        (["models", "get", "hat-s", "--scale", "3"], "error: HAT-S_SRx3.pth could not be fetched"),
         (["models", "get", "HAT_SRx2"], "error: HAT_SRx2.pth could not be fetched"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -144,8 +153,86 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_2(folder, arguments, sent
     assert result.exit_code == 2
     assert len(error_lines(result)) == 1
     assert error_lines(result)[0].startswith(sentence)
-    if "--json" not in arguments:  # those pictures were made and are kept
-        assert files(".") == before
+    assert files(".") == before
+
+
+def test_an_input_is_never_overwritten(folder):
+    before = Path("in/a.png").read_bytes()
+    for verb in (["sr", "--upscaler", "nearest"], ["detect"]):
+        result = hatdet(*verb, "in", "-o", "in")
+        assert result.exit_code == 2
+        assert error_lines(result) == [
+            "error: in/a.png is an input and would be overwritten: give another folder with -o"
+        ]
+    assert Path("in/a.png").read_bytes() == before
+
+
+def test_results_of_different_kinds_never_meet(folder):
+    write_image(random_image(4, 4), Path("more/x.png"))
+    write_image(random_image(4, 4), Path("more/sr/x.png"))
+    result = hatdet("detect", "--upscale", "--upscaler", "nearest", "more", "--save-sr", "-o", "out")
+    assert result.exit_code == 2
+    assert "two different results would be written to out/sr/x.png" in result.stderr
+    assert hatdet("detect", "in", "-o", "out", "--json", "out/a.png").exit_code == 2
+
+
+def test_a_blocked_result_fails_that_image_only(folder):
+    Path("out/sub/b.png").mkdir(parents=True)
+    result = hatdet("sr", "in", "--upscaler", "nearest", "-o", "out")
+    assert result.exit_code == 1
+    assert "out/sub/b.png cannot be written" in error_lines(result)[0]
+    assert "1 image in" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["", "in", "tiny.pth/x.json"])
+def test_a_json_file_that_cannot_be_is_refused_before_the_work(folder, name):
+    result = hatdet("detect", "in", "-o", "out", "--json", name)
+    assert result.exit_code == 2
+    assert len(error_lines(result)) == 1
+    assert not Path("out").exists()
+
+
+def hatdet_process(*arguments: str, **how) -> subprocess.Popen:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-m", "hatdet", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **how)
+
+
+def test_any_file_name_comes_through(folder):
+    for name in ("ünï cödé.png", "\udcff.png", "[x] *.png"):
+        write_image(random_image(4, 4), Path("names") / name)
+    process = hatdet_process("detect", "names", "--json", "boxes.json")
+    _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    assert len(json.loads(Path("boxes.json").read_bytes().decode("ascii"))["images"]) == 3
+
+
+def test_a_reader_that_stops_reading_is_no_failed_image(folder):
+    """`hatdet sr in | head -1`"""
+    process = hatdet_process("sr", "in", "--upscaler", "nearest", "-o", "out")
+    process.stdout.close()
+    stderr = process.stderr.read()
+    process.stderr.close()
+    assert process.wait() in (0, 1)
+    assert "error" not in stderr
+    assert "Traceback" not in stderr
+    assert "Exception" not in stderr
+
+
+@pytest.mark.slow
+def test_a_killed_run_leaves_whole_files_only(folder):
+    for i in range(30):
+        write_image(random_image(64, 64, seed=i), Path("many") / f"{i:02d}.png")
+    for wait_for in (1, 5, 12):
+        process = hatdet_process("sr", "many", "-o", "out")
+        for _ in range(wait_for):
+            process.stdout.readline()
+        process.kill()
+        process.communicate()
+        results = list(Path("out").glob("*.png"))
+        assert len(results) >= wait_for
+        for path in results:
+            assert read_image(path).width == 256
 
 
 @pytest.mark.parametrize(
@@ -231,7 +318,7 @@ def test_detect_without_upscaling(street, tmp_path, monkeypatch):
     assert result.exit_code == 0
     report = json.loads(result.stdout)  # nothing else is on stdout
     assert report["upscaler"] is None
-    assert report["images"][0]["timing_ms"]["upscale"] == 0
+    assert report["images"][0]["timing_ms"]["upscale"] is None
     assert files("results/detect") == ["bus.png"]
 
 
