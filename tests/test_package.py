@@ -69,6 +69,18 @@ def test_inference_loads_neither_basicsr_nor_tensorboard_and_sr_no_ultralytics(t
     assert not detect & forbidden
 
 
+def test_no_module_outside_training_loads_basicsr():
+    """At run time too, whatever way of importing there is."""
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in sorted((ROOT / "hatdet").rglob("*.py"))
+        if path.name != "__main__.py" and "training" not in path.parts
+    ]
+    assert "hatdet.sr.hat_arch" in modules
+    loaded = loaded_by("import importlib\nfor name in " + repr(modules) + ": importlib.import_module(name)")
+    assert not loaded & {"basicsr", "tensorboard"}
+
+
 def test_help_is_quick():
     """Under half a second of CPU time, the interpreter's start included."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
