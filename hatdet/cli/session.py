@@ -6,6 +6,7 @@ as asked, 130 interrupted.
 
 from __future__ import annotations
 
+import datetime
 import logging
 import os
 import sys
@@ -18,7 +19,7 @@ from typing import TypeVar
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 from hatdet.core.errors import DeviceError, HatdetError, InputError
@@ -113,13 +114,7 @@ class Session:
         if not self.live:
             yield from items
             return
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            _Rate(),
-            TimeRemainingColumn(),
-        )
+        columns = (TextColumn("{task.description}"), BarColumn(), _Counted(), _Rate())
         with Progress(*columns, console=self.console, transient=True) as self._progress:
             task = self._progress.add_task(what, total=len(items))
             progress = self._progress
@@ -168,9 +163,22 @@ class Session:
             raise typer.Exit(FAILED)
 
 
-class _Rate(ProgressColumn):
+class _Counted(ProgressColumn):
+    """Whole images done, of all; the bar beside it moves within an image."""
+
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.2f} images/s" if task.speed else "- images/s")
+        return Text(f"{int(task.completed)}/{int(task.total or 0)}")
+
+
+class _Rate(ProgressColumn):
+    """Images a second over the whole run so far, and the time that is left at that rate."""
+
+    def render(self, task: Task) -> Text:
+        if not task.completed or not task.elapsed:
+            return Text("- images/s")
+        rate = task.completed / task.elapsed
+        left = datetime.timedelta(seconds=round(((task.total or 0) - task.completed) / rate))
+        return Text(f"{rate:.2f} images/s, {left} left")
 
 
 class _Handler(logging.Handler):
