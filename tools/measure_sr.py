@@ -4,7 +4,7 @@
     python tools/measure_sr.py bicubic hat-xs
     python tools/measure_sr.py hat-xs --tiled # how far tiles of 64 are from the untiled picture, photo by photo
 
-PSNR and SSIM as in BasicSR: Y of MATLAB's YCbCr in float64, SSIM with an 11-tap Gaussian of sigma 1.5.
+PSNR and SSIM are `hatdet.evaluation.fidelity`'s, equal to BasicSR's.
 """
 
 from __future__ import annotations
@@ -15,27 +15,14 @@ import statistics
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-from skimage.metrics import structural_similarity
 
 from hatdet.core.types import Image, Upscaler
-from hatdet.imaging.files import read_image
+from hatdet.evaluation.fidelity import Protocol, compare
+from hatdet.imaging.files import read_image, to_array
 from hatdet.imaging.resize import reduced
 from hatdet.sr.upscalers import load_upscaler
 
 SETS = {"Set5": "sr/set5/HR", "BSD100": "sr/bsds500/val"}
-
-
-def luma(image: Image) -> NDArray[np.float64]:
-    r, g, b = image.pixels.double().cpu().numpy() * 255
-    return np.asarray(16 + (65.481 * r + 128.553 * g + 24.966 * b) / 255)
-
-
-def psnr_ssim(sr: Image, hr: Image, crop: int) -> tuple[float, float]:
-    a, b = (luma(image)[crop:-crop, crop:-crop] for image in (sr, hr))
-    psnr = 10 * np.log10(255**2 / np.mean((a - b) ** 2))
-    ssim = structural_similarity(a, b, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255)
-    return float(psnr), float(ssim)
 
 
 def benchmark(names: list[str], data: Path, scale: int) -> None:
@@ -49,7 +36,8 @@ def benchmark(names: list[str], data: Path, scale: int) -> None:
                 hr = read_image(path)
                 sr = upscale(reduced(hr, scale))
                 cropped = Image(hr.pixels[:, : sr.height, : sr.width])
-                results.append(psnr_ssim(sr, cropped, scale))
+                found = compare(to_array(sr), to_array(cropped), Protocol("Y", scale))
+                results.append((found.psnr, found.ssim))
             row.append("{:.2f} / {:.4f}".format(*np.mean(results, axis=0)))
         print(f"{upscale.name:36s}" + "".join(f"{cell:>20s}" for cell in row), flush=True)
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hatdet import __version__
-from hatdet.cli import detect, doctor, models, sr
+from hatdet.cli import detect, doctor, metrics, models, sr
 
 __all__ = ["app", "main"]
 
@@ -40,6 +40,7 @@ def _root(
 
 app.command("sr")(sr.run)
 app.command("detect")(detect.run)
+app.command("metrics")(metrics.run)
 app.add_typer(models.app, name="models")
 app.command("doctor")(doctor.run)
 

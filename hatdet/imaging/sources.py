@@ -12,7 +12,7 @@ from pathlib import Path
 from hatdet.core.errors import OptionsError
 from hatdet.imaging.files import IMAGE_SUFFIXES
 
-__all__ = ["Source", "check_results", "find_sources", "result_paths"]
+__all__ = ["Source", "check_results", "find_sources", "pair_by_name", "result_paths"]
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +103,16 @@ def check_results(sources: Sequence[Source], results: Iterable[Path]) -> None:
         if _key(path) in taken:
             raise OptionsError(f"two different results would be written to {path}: give another folder with -o")
         taken.add(_key(path))
+
+
+def pair_by_name(
+    sources: Sequence[Source], references: Sequence[Source]
+) -> tuple[list[tuple[Source, Source]], list[Source]]:
+    """Pairs with the same relative path, suffixes aside, and the sources that have no reference."""
+    known = {reference.relative.with_suffix(""): reference for reference in references}
+    names = [(source, source.relative.with_suffix("")) for source in sources]
+    pairs = [(source, known[name]) for source, name in names if name in known]
+    return pairs, [source for source, name in names if name not in known]
 
 
 def _absolute(path: Path) -> str:
