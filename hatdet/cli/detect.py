@@ -177,7 +177,7 @@ def run(
                     session.result(line)
         except BaseException:
             # Interrupted: what was found so far is not lost, and a second error does not hide the first.
-            if json_file is not None:
+            if json_file is not None and report["images"]:
                 with contextlib.suppress(OptionsError, BrokenPipeError):
                     _write_json(report, json_file, session)
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -15,7 +16,8 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from hatdet import __version__
+from hatdet import __version__, load_upscaler
+from hatdet.cli import detect, sr
 from hatdet.cli.app import app
 from hatdet.imaging.files import read_image, write_image
 from hatdet.imaging.resize import reduced
@@ -80,6 +82,16 @@ def test_sr_writes_to_results_by_default_and_does_not_read_its_results(folder):
 def test_sr_with_what_needs_no_file(folder, upscaler):
     assert hatdet("sr", "in/a.png", "--upscaler", upscaler, "-o", "out", "-q").exit_code == 0
     assert size_of("out/a.png") == (32, 24)
+
+
+@pytest.mark.parametrize("verb", [sr.run, detect.run])
+def test_defaults_on_the_command_line_are_the_librarys(verb):
+    """Written twice, because the command line imports no torch before it runs."""
+    given = {name: parameter.default for name, parameter in inspect.signature(verb).parameters.items()}
+    own = {name: parameter.default for name, parameter in inspect.signature(load_upscaler).parameters.items()}
+    for name in ("scale", "tile", "overlap", "batch", "device", "precision"):
+        assert given[name] == own[name]
+    assert given["upscaler"] == own["name"]
 
 
 def test_quiet_prints_nothing(folder):
