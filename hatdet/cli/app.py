@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hatdet import __version__
-from hatdet.cli import detect, doctor, metrics, models, sr
+from hatdet.cli import detect, doctor, metrics, models, prepare, sr
 
 __all__ = ["app", "main"]
 
@@ -41,6 +41,7 @@ def _root(
 app.command("sr")(sr.run)
 app.command("detect")(detect.run)
 app.command("metrics")(metrics.run)
+app.command("prepare")(prepare.run)
 app.add_typer(models.app, name="models")
 app.command("doctor")(doctor.run)
 

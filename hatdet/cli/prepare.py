@@ -1,0 +1,110 @@
+"""`hatdet prepare`: from photos to the pairs that super-resolution is trained and tested on."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hatdet.cli.options import DebugOption, QuietOption
+
+if TYPE_CHECKING:
+    from hatdet.imaging.pairs import MadeReference, PairSettings
+
+__all__ = ["run"]
+
+
+def run(
+    inputs: Annotated[
+        list[str], typer.Argument(help="Folders of high-resolution photos, searched recursively.", metavar="HR_DIR...")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the data set, such as datasets/NAME.")],
+    scale: Annotated[str, typer.Option(help="Factors of the reduction: 4, or 2 3 4, or 2,3,4.")] = "4",
+    sub_images: Annotated[
+        int | None,
+        typer.Option(
+            help="Also cut squares of this many pixels, which training reads faster than whole photos; 480 is usual."
+        ),
+    ] = None,
+    step: Annotated[int, typer.Option(help="From one square to the next, in pixels of the photo.")] = 240,
+    workers: Annotated[
+        int | None, typer.Option(help="Photos at a time. [default: one a core]", show_default=False)
+    ] = None,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Make training pairs: mod-cropped references and their MATLAB-bicubic reductions, with meta_info files.
+
+    A run that was stopped goes on where it was. A data set made with other settings is not touched.
+
+    Example: `hatdet prepare photos/ -o datasets/mine --scale 2 3 4 --sub-images 480`
+    """
+    from hatdet.cli.session import Session, guarded
+
+    with guarded(debug), Session(quiet, debug) as session:
+        import os
+        from concurrent.futures import ThreadPoolExecutor
+
+        import torch
+
+        from hatdet.core.atomic import write_text
+        from hatdet.core.errors import OptionsError
+        from hatdet.imaging.pairs import PairSettings, make_pairs, meta_info
+        from hatdet.imaging.sources import find_sources, result_paths
+
+        try:
+            # `--scale 2 3 4` leaves 3 and 4 among the folders, where no folder is called so.
+            numbers = [name for name in inputs if name.isdigit() and not Path(name).exists()]
+            factors = tuple(sorted({int(factor) for factor in [*scale.split(","), *numbers]}))
+            settings = PairSettings(factors, sub_images, step)
+        except ValueError as error:
+            given = f"--scale {scale!r}, --sub-images {sub_images}, --step {step}"
+            raise OptionsError(f"{given} cannot be: {error}") from error
+        sources = find_sources([name for name in inputs if name not in numbers], leave_out=[output])
+        names = [path.relative_to(output) for path in result_paths(sources, output)]
+        _claim(output, settings)
+        made: list[MadeReference] = []
+        started = time.perf_counter()
+        torch.set_num_threads(1)  # the photos are what runs side by side
+        with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+            jobs = [
+                (source, pool.submit(make_pairs, source.path, name, output, settings))
+                for source, name in zip(sources, names, strict=True)
+            ]
+            try:
+                for source, job in session.over(jobs, "preparing"):
+                    with session.one(source.path):
+                        made += job.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        for factor in factors:
+            target = output / f"meta_info_{output.resolve().name}_x{factor}.txt"
+            write_text(target, meta_info(made, factor))
+            gt, lq = settings.names(factor)
+            count = sum(m.scale == factor for m in made)
+            session.result(f"x{factor}: {count} pairs in {output / gt} and {output / lq}, listed in {target}")
+        session.finish(started, output)
+
+
+def _claim(output: Path, settings: PairSettings) -> None:
+    """Note the settings in the data set's folder; refuse one that was made with others."""
+    from dataclasses import asdict
+
+    from hatdet.core.atomic import write_text
+    from hatdet.core.errors import OptionsError
+
+    note = output / "prepare.json"
+    now = json.loads(json.dumps(asdict(settings)))
+    if note.is_file():
+        before = json.loads(note.read_text())
+        if {**before, "scales": None} != {**now, "scales": None}:
+            raise OptionsError(
+                f"{output} was made with sub-images of {before['square']} every {before['step']} pixels, "
+                f"now asked for {now['square']} every {now['step']}: give another folder with -o"
+            )
+        now["scales"] = sorted({*before["scales"], *now["scales"]})
+    write_text(note, json.dumps(now) + "\n")
