@@ -5,10 +5,15 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
 torch.set_num_threads(1)  # networks are tiny, and several test processes share the machine
+
+# A busy machine is no failed property; and the same examples everywhere.
+hypothesis.settings.register_profile("hatdet", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("hatdet")
 
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 

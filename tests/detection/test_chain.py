@@ -26,7 +26,7 @@ def test_the_chain_is_a_detector():
     assert len(chain(random_image(5, 5))) == 0
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(5, 60), st.integers(5, 60), st.sampled_from([1, 2, 3, 4]), st.sampled_from([1, 2, 3]))
 def test_chained_upscalers_give_source_coordinates(w, h, first, second):
     box = Letterbox.fit((h * first * second, w * first * second), None if first * second > 1 else 640, 32)

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
@@ -62,7 +62,6 @@ def test_boxes_on_the_canvas_come_back_exactly(h, w, long_side, data):
     assert back == pytest.approx([0, 0, x, y], abs=1e-6)
 
 
-@settings(deadline=None)
 @given(st.integers(4, 120), st.integers(4, 120), st.sampled_from([1, 2, 3, 4, 8]), st.data())
 def test_what_the_model_says_comes_out_in_source_coordinates(w, h, scale, data):
     """A model that says where things are on its canvas, and the boxes of the image that was read."""

@@ -52,7 +52,7 @@ def test_equal_to_basicsr(basicsr_metrics, seed, channel, crop):
     assert found.ssim == pytest.approx(basicsr_metrics.calculate_ssim(*bgr, **options), abs=1e-6)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(11, 50), st.integers(11, 50), st.integers(0, 1000))
 def test_ssim_is_scikit_images(h, w, seed):
     a, b = (array.astype(np.float64) for array in pair(h, w, seed))

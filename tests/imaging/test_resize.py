@@ -70,7 +70,7 @@ def test_sixteen_bits_stay_sixteen():
     assert len(torch.unique(got.pixels)) > 256
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([1 / 4, 1 / 3, 1 / 2, 2, 3, 4]), st.integers(0, 255))
 def test_a_flat_image_stays_flat(h, w, scale, value):
     image = Image(torch.full((3, h, w), value / 255))
