@@ -33,25 +33,13 @@ from torch import Tensor
 
 import hatdet.detection.ultralytics_setup  # noqa: F401 (before ultralytics: no telemetry, no download)
 from hatdet.core.types import Image
+from hatdet.evaluation.samples import cropped_labels
 from hatdet.imaging.files import read_image, write_image
 from hatdet.imaging.resize import reduced
 from hatdet.sr.upscalers import load_upscaler
 
 ARMS = ("original", "hat-xs", "bicubic")
 SCALE = 4
-
-
-def cropped_labels(text: str, size_wh: tuple[int, int], cropped_wh: tuple[int, int]) -> str:
-    """YOLO labels of an image, for its top left part: clipped to it, dropped when nothing is left."""
-    lines = []
-    for line in text.splitlines():
-        class_id, *numbers = line.split()
-        centre, extent = np.array(numbers[:2], float), np.array(numbers[2:], float)
-        edges = np.stack([centre - extent / 2, centre + extent / 2]) * size_wh
-        low, high = np.clip(edges, 0, cropped_wh) / cropped_wh
-        if (high > low).all():
-            lines.append(" ".join([class_id, *(f"{value:.6f}" for value in (*(low + high) / 2, *(high - low)))]))
-    return "".join(line + "\n" for line in lines)
 
 
 def prepare(work: Path, data: Path) -> None:
@@ -69,7 +57,6 @@ def prepare(work: Path, data: Path) -> None:
             h, w = (side // SCALE * SCALE for side in (whole.height, whole.width))
             image = Image(whole.pixels[:, :h, :w].contiguous())
             label = data / "det/coco128/labels" / folder.name / f"{path.stem}.txt"
-            text = label.read_text() if label.is_file() else ""
             low = reduced(image, SCALE)
             for arm in ARMS:
                 target = work / arm / "images" / split / f"{path.stem}.png"
@@ -77,7 +64,7 @@ def prepare(work: Path, data: Path) -> None:
                     continue
                 labels = work / arm / "labels" / split / f"{path.stem}.txt"
                 labels.parent.mkdir(parents=True, exist_ok=True)
-                labels.write_text(cropped_labels(text, (whole.width, whole.height), (w, h)))
+                labels.write_text(cropped_labels(label, (whole.width, whole.height), (w, h)))
                 target.parent.mkdir(parents=True, exist_ok=True)
                 write_image(image if arm == "original" else upscalers[arm](low), target)
     root = work.resolve()

@@ -19,8 +19,12 @@ __all__ = ["run"]
 
 def run(
     inputs: Annotated[
-        list[str], typer.Argument(help="Folders of high-resolution photos, searched recursively.", metavar="HR_DIR...")
-    ],
+        list[str] | None,
+        typer.Argument(
+            help="Folders of high-resolution photos, searched recursively.", metavar="HR_DIR...", show_default=False
+        ),
+    ] = None,
+    *,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the data set, such as datasets/NAME.")],
     scale: Annotated[str, typer.Option(help="Factors of the reduction: 4, or 2 3 4, or 2,3,4.")] = "4",
     sub_images: Annotated[
@@ -33,6 +37,16 @@ def run(
     workers: Annotated[
         int | None, typer.Option(help="Photos at a time. [default: one a core]", show_default=False)
     ] = None,
+    detection: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of photos: an Ultralytics data file, whose images are reduced, with their labels.",
+            metavar="D.yaml",
+        ),
+    ] = None,
+    upscaler: Annotated[
+        str, typer.Option(help="With --detection: upscale again, by hat-xs, bicubic, ...; none leaves them small.")
+    ] = "none",
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -40,7 +54,10 @@ def run(
 
     A run that was stopped goes on where it was. A data set made with other settings is not touched.
 
-    Example: `hatdet prepare photos/ -o datasets/mine --scale 2 3 4 --sub-images 480`
+    With --detection: a detection data set as it looks in low resolution, or upscaled again, for training a detector.
+
+    Examples: `hatdet prepare photos/ -o datasets/mine --scale 2 3 4 --sub-images 480` ·
+    `hatdet prepare --detection coco128.yaml -o datasets/coco128-hat --scale 4 --upscaler hat-xs`
     """
     from hatdet.cli.session import Session, guarded
 
@@ -50,11 +67,19 @@ def run(
 
         import torch
 
+        from hatdet.cli.prepare_detection import prepare_detection
         from hatdet.core.atomic import write_text
         from hatdet.core.errors import OptionsError
         from hatdet.imaging.pairs import PairSettings, make_pairs, meta_info
         from hatdet.imaging.sources import find_sources, result_paths
 
+        if detection is not None:
+            if inputs or not scale.isdigit():
+                raise OptionsError("--detection takes its images from the data file, and one scale")
+            prepare_detection(session, detection, output, int(scale), upscaler)
+            return
+        if not inputs:
+            raise OptionsError("prepare needs a folder of photos, or --detection with a data file")
         try:
             # `--scale 2 3 4` leaves 3 and 4 among the folders, where no folder is called so.
             numbers = [name for name in inputs if name.isdigit() and not Path(name).exists()]

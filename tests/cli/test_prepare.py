@@ -9,6 +9,7 @@ import torch
 from typer.testing import CliRunner, Result
 
 from hatdet.cli.app import app
+from hatdet.evaluation.samples import read_detection_data
 from hatdet.imaging.files import read_image, write_image
 from tests.helpers import random_image
 
@@ -102,3 +103,75 @@ def test_settings_that_cannot_be_are_exit_code_2(photos, more, sentence):
     assert sentence in result.stderr
     assert not Path("set").exists()
     assert prepare("nowhere", "-o", "set").exit_code == 2
+
+
+@pytest.fixture
+def detection(tmp_path: Path, monkeypatch) -> Path:
+    """A detection data set of two images of 11x14 and one broken one."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("train/a", "val/b"):
+        write_image(random_image(11, 14), Path("set/images") / f"{name}.png")
+    label = Path("set/labels/train/a.txt")
+    label.parent.mkdir(parents=True)
+    label.write_text("0 0.5 0.5 0.2 0.2\n")
+    Path("set.yaml").write_text("{path: set, train: images/train, val: images/val, names: [car]}")
+    return tmp_path
+
+
+@pytest.mark.parametrize(("upscaler", "size"), [("none", (3, 2)), ("nearest", (12, 8)), ("hat-xs", (12, 8))])
+def test_a_detection_data_set_reduced_or_upscaled_again(detection, upscaler, size):
+    result = prepare("--detection", "set.yaml", "-o", "out", "--scale", 4, "--upscaler", upscaler)
+    assert result.exit_code == 0, result.output
+    assert names("out") == [
+        "data.yaml",
+        "images/train/a.png",
+        "images/val/b.png",
+        "labels/train/a.txt",
+        "labels/val/b.txt",
+    ]
+    image = read_image("out/images/train/a.png")
+    assert (image.width, image.height) == size
+    # the centre of the box, 7 x 5.5 pixels, in shares of the cropped 12x8
+    class_id, cx, cy, *_ = Path("out/labels/train/a.txt").read_text().split()
+    assert (class_id, float(cx), float(cy)) == ("0", pytest.approx(7 / 12, abs=1e-5), pytest.approx(5.5 / 8, abs=1e-5))
+    assert Path("out/labels/val/b.txt").read_text() == ""
+    again = read_detection_data(Path("out/data.yaml"))
+    assert again.names == {0: "car"}
+    assert sorted(again.splits) == ["train", "val"]
+
+
+def test_a_detection_data_set_goes_on_and_is_not_mixed(detection):
+    assert prepare("--detection", "set.yaml", "-o", "out", "--upscaler", "nearest").exit_code == 0
+    stamp = Path("out/images/train/a.png").stat().st_mtime_ns
+    Path("out/images/val/b.png").unlink()
+    assert prepare("--detection", "set.yaml", "-o", "out", "--upscaler", "nearest").exit_code == 0
+    assert Path("out/images/train/a.png").stat().st_mtime_ns == stamp
+    assert Path("out/images/val/b.png").is_file()
+    result = prepare("--detection", "set.yaml", "-o", "out", "--upscaler", "bicubic")
+    assert result.exit_code == 2
+    assert "out holds a data set that is not 'reduced by 4, upscaled by bicubic'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--detection", "none.yaml"], "none.yaml cannot be read"),
+        (["--detection", "set.yaml", "--scale", "1"], "scale must be at least 2"),
+        (["--detection", "set.yaml", "--scale", "2,4"], "one scale"),
+        (["--detection", "set.yaml", "set"], "takes its images from the data file"),
+        ([], "prepare needs a folder of photos, or --detection"),
+    ],
+)
+def test_what_detection_cannot_be_is_exit_code_2(detection, arguments, sentence):
+    result = prepare(*arguments, "-o", "out")
+    assert result.exit_code == 2
+    assert sentence in result.stderr
+    assert not Path("out").exists()
+
+
+def test_a_bad_label_fails_its_image(detection):
+    Path("set/labels/train/a.txt").write_text("0 0.5\n")
+    result = prepare("--detection", "set.yaml", "-o", "out")
+    assert result.exit_code == 1
+    assert "set/labels/train/a.txt:1 is not 'class cx cy w h'" in result.stderr
+    assert names("out/images") == ["val/b.png"]
