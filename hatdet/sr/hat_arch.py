@@ -24,6 +24,7 @@ import difflib
 import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -84,6 +85,13 @@ def shift_mask(window: int, shift: int, *, last_row: bool, last_column: bool) ->
     return torch.where(region[:, None] == region[None, :], 0.0, SHIFT_MASK_VALUE)
 
 
+@lru_cache(maxsize=64)
+def _shift_mask_on(device: torch.device, window: int, last_row: bool, last_column: bool, shift: int) -> Tensor:
+    """`shift_mask`, made once for a device: in training it is wanted at every step."""
+    with torch.inference_mode(False):
+        return shift_mask(window, shift, last_row=last_row, last_column=last_column).to(device)
+
+
 class DropPath(nn.Module):
     """Drop the whole branch for a random share of the samples in training (stochastic depth)."""
 
@@ -138,7 +146,7 @@ class _BiasTable:
         bias = F.embedding(index.remainder(table.shape[0]), table)  # (queries, keys, heads)
         bias = bias.permute(2, 0, 1)[None]
         if mask is not None:
-            bias = bias + mask.to(bias.device)
+            bias = bias + mask
         bias = bias.to(dtype).contiguous()
         if keep:
             self._kept[key] = (table._version, bias)
@@ -228,9 +236,8 @@ class WindowAttention(nn.Module):
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, index: Tensor, border: tuple[bool, bool, int] | None) -> Tensor:
         """Attend inside windows that share one mask. Shape: `(windows, heads, tokens, head width)`."""
         mask = None
-        if border is not None:
-            last_row, last_column, shift = border
-            mask = shift_mask(self.window_size, shift, last_row=last_row, last_column=last_column)
+        if border is not None and (border[0] or border[1]):
+            mask = _shift_mask_on(q.device, self.window_size, *border)
         bias = self._bias.gather(self.relative_position_bias_table, index, q.dtype, mask, border)
         dropout = self.attn_drop if self.training else 0.0
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=self.scale)

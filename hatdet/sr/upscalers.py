@@ -138,13 +138,13 @@ class HatUpscaler:
             self._report(1, 1)
             return out
         canvas = self._canvas(h * self.scale, w * self.scale)
-        row_weights, column_weights = rows.weights(self.scale), columns.weights(self.scale)
+        row_weights, column_weights = (axis.weights(self.scale).to(canvas.device) for axis in (rows, columns))
         for first in range(0, len(tiles), self.batch):
             chunk = tiles[first : first + self.batch]
             for part, result in zip(chunk, self._run(_cut(pixels, chunk, rows, columns)), strict=True):
                 result = result.to(canvas.device)
-                result *= row_weights[part.row].to(result.device)[:, None]
-                result *= column_weights[part.column].to(result.device)[None, :]
+                result *= row_weights[part.row][:, None]
+                result *= column_weights[part.column][None, :]
                 y, x = part.y * self.scale, part.x * self.scale
                 canvas[:, y : y + result.shape[1], x : x + result.shape[2]] += result
             self._report(first + len(chunk), len(tiles))
@@ -174,7 +174,8 @@ class HatUpscaler:
             out = cast(Tensor, self.network(tiles)).float()
         if not low:
             return out
-        broken = [i for i, result in enumerate(out) if not bool(result.isfinite().all())]
+        finite = out.isfinite().flatten(1).all(1).tolist()  # one wait for the device, whatever the batch
+        broken = [i for i, whole in enumerate(finite) if not whole]
         if broken:
             log.warning(
                 "%d of %d tiles were not finite in %s: computed again in float32", len(broken), len(out), self.precision

@@ -9,6 +9,7 @@ import pytest
 import torch
 from spandrel.architectures.HAT import HAT as PublishedHAT
 
+from hatdet.sr import hat_arch
 from hatdet.sr.catalogue import FAMILIES
 from hatdet.sr.hat_arch import HAT, pad_to_multiple, relative_position_index, shift_mask
 from tests.helpers import TINY, relative_difference, tiny_hat
@@ -179,6 +180,9 @@ def test_biases_are_made_once_for_a_size_and_again_when_the_table_changes(monkey
     made = []
     real = torch.nn.functional.embedding
     monkeypatch.setattr(torch.nn.functional, "embedding", lambda *args: made.append(1) or real(*args))
+    hat_arch._shift_mask_on.cache_clear()
+    real_mask = hat_arch.shift_mask
+    monkeypatch.setattr(hat_arch, "shift_mask", lambda *args, **named: made.append(1) or real_mask(*args, **named))
     x = torch.rand(1, 3, 24, 24)
     with torch.no_grad():
         first = network(x)
@@ -203,6 +207,10 @@ def test_training_after_inference_is_not_disturbed_by_what_inference_kept():
     with torch.inference_mode():
         network(x)
     network.train()
+    network(x).sum().backward()
+    hat_arch._shift_mask_on.cache_clear()
+    with torch.inference_mode():
+        network(x)  # masks that are made here serve training too
     network(x).sum().backward()
     table = network.layers[0].residual_group.blocks[0].attn.relative_position_bias_table
     assert table.grad is not None
