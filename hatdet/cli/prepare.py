@@ -124,12 +124,15 @@ def _claim(output: Path, settings: PairSettings) -> None:
 
     note = output / "prepare.json"
     now = json.loads(json.dumps(asdict(settings)))
+    if settings.square is None:
+        now["step"] = None  # it means nothing then
     if note.is_file():
         before = json.loads(note.read_text())
         if {**before, "scales": None} != {**now, "scales": None}:
-            raise OptionsError(
-                f"{output} was made with sub-images of {before['square']} every {before['step']} pixels, "
-                f"now asked for {now['square']} every {now['step']}: give another folder with -o"
+            was, wanted = (
+                f"sub-images of {made['square']} every {made['step']} pixels" if made["square"] else "no sub-images"
+                for made in (before, now)
             )
+            raise OptionsError(f"{output} was made with {was}, now asked for {wanted}: give another folder with -o")
         now["scales"] = sorted({*before["scales"], *now["scales"]})
     write_text(note, json.dumps(now) + "\n")

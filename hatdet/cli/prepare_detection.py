@@ -20,13 +20,14 @@ def prepare_detection(session: Session, data_file: Path, output: Path, scale: in
     """
     import yaml
 
-    from hatdet.cli.weights import upscaler_with_progress
+    from hatdet.cli.weights import download_progress
     from hatdet.core.atomic import write_text
     from hatdet.core.errors import InputError, OptionsError
     from hatdet.core.types import Image
     from hatdet.evaluation.samples import cropped_labels, read_detection_data
     from hatdet.imaging.files import read_image, write_image
     from hatdet.imaging.resize import reduced
+    from hatdet.sr.upscalers import load_upscaler
 
     if scale < 2:
         raise OptionsError(f"scale must be at least 2, got {scale}")
@@ -37,7 +38,8 @@ def prepare_detection(session: Session, data_file: Path, output: Path, scale: in
         raise OptionsError(f"{output} holds a data set that is not {made_by!r}: give another folder with -o")
     enlarge = None
     if upscaler != "none":
-        enlarge = upscaler_with_progress(session, upscaler, scale, "auto", "auto", 256, 32, None)
+        with download_progress(session, upscaler) as on_fetch:
+            enlarge = load_upscaler(upscaler, scale, on_progress=session.part_done, on_fetch=on_fetch)
     content: dict[str, object] = {"path": str(output.resolve())}
     content |= {split: f"images/{split}" for split in data.splits}
     write_text(target, f"# {made_by}\n" + yaml.safe_dump({**content, "names": dict(data.names)}, sort_keys=False))

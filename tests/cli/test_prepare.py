@@ -73,8 +73,9 @@ def test_a_data_set_of_other_settings_is_not_touched(photos):
     before = names("set")
     result = prepare("photos", "-o", "set", "--sub-images", 16, "--step", 8)
     assert result.exit_code == 2
-    assert "set was made with sub-images of None every 240 pixels, now asked for 16 every 8" in result.stderr
+    assert "set was made with no sub-images, now asked for sub-images of 16 every 8 pixels" in result.stderr
     assert names("set") == before
+    assert prepare("photos", "-o", "set", "--step", 8).exit_code == 0
 
 
 def test_broken_photos_are_one_line_each_and_the_rest_is_done(photos):
