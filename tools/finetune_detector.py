@@ -4,7 +4,7 @@
     python tools/finetune_detector.py prepare WORK       # originals, and both upscalings of their x4 reductions
     python tools/finetune_detector.py train WORK START.pt options/detector/yolo11n_upscaled_1.yml
     python tools/finetune_detector.py distil WORK START.pt options/detector/yolo11n_upscaled_2.yml
-    python tools/finetune_detector.py evaluate WORK START.pt WORK/runs/*/weights/*.pt
+    python tools/finetune_detector.py evaluate WORK START.pt WORK/runs/*/weights/*.pt OUT.safetensors
     python tools/finetune_detector.py blend START.pt TUNED.pt 0.7 OUT.pt      # a step of 0.7 from START to TUNED
     python tools/finetune_detector.py export OUT.pt pretrained/yolo11n-upscaled.safetensors
 
@@ -20,7 +20,6 @@ import argparse
 import copy
 import json
 import os
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from torch import Tensor
 
 import hatdet.detection.ultralytics_setup  # noqa: F401 (before ultralytics: no telemetry, no download)
 from hatdet.core.types import Image
+from hatdet.detection.weights import load_model
 from hatdet.evaluation.samples import cropped_labels
 from hatdet.imaging.files import read_image, write_image
 from hatdet.imaging.resize import reduced
@@ -45,11 +45,10 @@ SCALE = 4
 def prepare(work: Path, data: Path) -> None:
     """Write the three arms of both splits, with labels, and a data file for each arm and for training on all."""
     from rich.progress import track
+    from ultralytics.utils import ROOT
 
     upscalers = {arm: load_upscaler(arm, SCALE) for arm in ARMS[1:]}
-    names = yaml.safe_load((Path(__import__("ultralytics").__file__).parent / "cfg/datasets/coco128.yaml").read_text())[
-        "names"
-    ]
+    names = yaml.safe_load((ROOT / "cfg/datasets/coco128.yaml").read_text())["names"]
     for split in ("train", "val"):
         folder = data / "det/coco128/images" / f"{split}2017"
         for path in track(sorted(folder.glob("*.jpg")), f"{split}"):
@@ -190,7 +189,7 @@ def evaluate(work: Path, weights: list[Path]) -> None:
         row = []
         torch.set_num_threads(os.cpu_count() or 1)
         for arm in ARMS:
-            result = YOLO(path).val(
+            result = YOLO(_as_checkpoint(path, work)).val(
                 data=str(work / f"{arm}.yaml"),
                 imgsz=640,
                 batch=16,
@@ -202,6 +201,15 @@ def evaluate(work: Path, weights: list[Path]) -> None:
             )
             row.append(float(result.box.map))
         print(f"{'/'.join(path.parts[-3:])[-50:]:50s}" + "".join(f"{value:10.4f}" for value in row), flush=True)
+
+
+def _as_checkpoint(path: Path, work: Path) -> Path:
+    """The validator takes checkpoints only; a safetensors file, such as the one that ships, is wrapped in one."""
+    if path.suffix != ".safetensors":
+        return path
+    wrapped = work / f"{path.stem}.pt"
+    torch.save({"model": load_model(path), "train_args": {"task": "detect"}}, wrapped)
+    return wrapped
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
@@ -249,7 +257,6 @@ def main() -> None:
     verb = given.pop("verb")
     if verb == "prepare":
         given["data"] = Path(os.environ["HATDET_DATA"])
-        shutil.rmtree(given["work"] / "labels.cache", ignore_errors=True)
     if verb == "export":
         given["path"] = given.pop("weights")
     {"prepare": prepare, "train": train, "distil": distil, "evaluate": evaluate, "blend": blend, "export": export}[
