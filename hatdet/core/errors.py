@@ -4,14 +4,15 @@
       ├── InputError     a file that the user gave: unreadable, broken, not an image
       ├── WeightsError   weights that are missing, damaged or do not fit
       ├── OptionsError   options that contradict each other, paths that do not exist
-      └── DeviceError    a device that is not there, or too small
+      ├── DeviceError    a device that is not there, or too small
+      └── TrainingError  a training run that cannot go on
 
 Misuse of the Python API raises `ValueError`.
 """
 
 from __future__ import annotations
 
-__all__ = ["DeviceError", "HatdetError", "InputError", "OptionsError", "WeightsError"]
+__all__ = ["DeviceError", "HatdetError", "InputError", "OptionsError", "TrainingError", "WeightsError"]
 
 
 class HatdetError(Exception):
@@ -32,3 +33,7 @@ class OptionsError(HatdetError):
 
 class DeviceError(HatdetError):
     """The device is not there, or has too little memory."""
+
+
+class TrainingError(HatdetError):
+    """A training run cannot go on."""

@@ -33,6 +33,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from hatdet.sr.attention import attend
+
 __all__ = ["CAB", "HAB", "HAT", "OCAB", "RHAG", "ChannelAttention", "WindowAttention", "pad_to_multiple"]
 
 # The paper's training images (DF2K); the published checkpoints subtract it from their input.
@@ -240,7 +242,7 @@ class WindowAttention(nn.Module):
             mask = _shift_mask_on(q.device, self.window_size, *border)
         bias = self._bias.gather(self.relative_position_bias_table, index, q.dtype, mask, border)
         dropout = self.attn_drop if self.training else 0.0
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=self.scale)
+        return attend(q, k, v, bias, self.scale, dropout)
 
 
 # ------------------------------------------------------------------------------------------ 2. HAB
@@ -364,7 +366,7 @@ class OCAB(nn.Module):
         around = around.unfold(1, key_size, size).unfold(2, key_size, size)  # (b, y, x, 2c, i, j)
         kv = rearrange(around, "b y x (n h d) i j -> n (b y x) h (i j) d", n=2, h=self.num_heads)
         bias = self._bias.gather(self.relative_position_bias_table, index, q.dtype, None, None)
-        out = F.scaled_dot_product_attention(q, kv[0], kv[1], attn_mask=bias, scale=self.scale)
+        out = attend(q, kv[0], kv[1], bias, self.scale)
         out = rearrange(out, "(b y x) h (i j) d -> b (y i) (x j) (h d)", y=h // size, x=w // size, i=size, j=size)
         x = cast(Tensor, self.proj(out)) + x
         return x + cast(Tensor, self.mlp(self.norm2(x)))
@@ -473,6 +475,7 @@ class HAT(nn.Module):
         self.window_size = window_size
         self.upscale = upscale
         self.img_range = img_range
+        self.fp32_tail = True  # whether autocast leaves the reconstruction in full precision
         overlap_window = window_size + int(window_size * overlap_ratio)
         self.register_buffer("relative_position_index_SA", relative_position_index(window_size, window_size))
         self.register_buffer("relative_position_index_OCA", relative_position_index(window_size, overlap_window))
@@ -557,10 +560,14 @@ class HAT(nn.Module):
         h, w = x.shape[2:]
         mean = cast(Tensor, self.mean).to(x.dtype)
         x = pad_to_multiple((x - mean) * self.img_range, self.window_size)
-        x = self.conv_first(x)
+        # Under autocast the first convolution stays in full precision, and with it the residual stream that all
+        # blocks add to; so does the reconstruction, unless speed is worth more.
+        with torch.autocast(x.device.type, enabled=False):
+            x = self.conv_first(x)
         x = self.conv_after_body(self.forward_features(x)) + x
-        x = self.conv_last(self.upsample(self.conv_before_upsample(x)))
-        x = x / self.img_range + mean
+        with torch.autocast(x.device.type, enabled=torch.is_autocast_enabled(x.device.type) and not self.fp32_tail):
+            x = self.conv_last(self.upsample(self.conv_before_upsample(x)))
+        x = x.to(mean.dtype) / self.img_range + mean
         return x[:, :, : h * self.upscale, : w * self.upscale]
 
     def _embedded_size(self, features: Tensor) -> tuple[int, int]:

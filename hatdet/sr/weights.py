@@ -19,7 +19,7 @@ from hatdet.core.fetch import Progress, cache_dir, fetch, sha256_of
 from hatdet.sr.catalogue import CATALOGUE, FAMILIES, WeightsRecord, default_record, named_record
 from hatdet.sr.hat_arch import HAT
 
-__all__ = ["WeightsFile", "find_weights", "load_network", "read_state_dict", "record_path"]
+__all__ = ["WeightsFile", "find_weights", "load_network", "named_weights_scale", "read_state_dict", "record_path"]
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt")
 
@@ -70,6 +70,18 @@ def find_weights(name: str | Path, scale: int, progress: Progress | None = None)
     return WeightsFile(record.name, found, record)
 
 
+def named_weights_scale(name: str) -> int:
+    """The scale of a weights file of the catalogue.
+
+    Raises:
+        WeightsError: the catalogue has no file of that name.
+    """
+    record = named_record(name)
+    if record is None:
+        raise WeightsError(f"weights {name} do not exist, and no file of `hatdet models` is called so")
+    return record.scale
+
+
 def load_network(weights: WeightsFile, scale: int) -> HAT:
     """The network of a weights file, in eval mode, float32, on the CPU.
 
@@ -105,10 +117,11 @@ def load_network(weights: WeightsFile, scale: int) -> HAT:
     return network.eval().requires_grad_(False)
 
 
-def read_state_dict(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_state_dict(path: Path, prefer: str = "params_ema") -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read float32 tensors and metadata from safetensors, or from a BasicSR checkpoint without running its code.
 
-    A checkpoint may be bare, hold `params_ema` (preferred) or `params`, and carry `module.` prefixes.
+    A checkpoint may be bare, hold `params_ema`, `params` or both (`prefer` is taken then), and carry `module.`
+    prefixes. Those of `hatdet train` describe their network beside the tensors.
 
     Raises:
         WeightsError: the file cannot be read as either.
@@ -120,12 +133,13 @@ def read_state_dict(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
                 metadata = dict(file.metadata() or {})
         else:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
-            for key in ("params_ema", "params", "state_dict"):
-                if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-                    loaded = loaded[key]
+            file = loaded if isinstance(loaded, Mapping) else {}
+            metadata = {str(key): value for key, value in file.items() if isinstance(value, str)}
+            for key in (prefer, "params_ema", "params", "state_dict"):
+                if isinstance(file.get(key), Mapping):
+                    file = file[key]
                     break
-            state = {str(key): value for key, value in loaded.items()} if isinstance(loaded, Mapping) else {}
-            metadata = {}
+            state = {str(key): value for key, value in file.items() if not isinstance(value, str)}
     except Exception as error:  # an unpickler that is fed with other bytes raises anything
         raise WeightsError(f"{path} cannot be read as weights: {_first_line(error)}") from error
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
