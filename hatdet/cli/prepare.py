@@ -12,6 +12,7 @@ import typer
 from hatdet.cli.options import DebugOption, QuietOption
 
 if TYPE_CHECKING:
+    from hatdet.cli.session import Session
     from hatdet.imaging.pairs import MadeReference, PairSettings
 
 __all__ = ["run"]
@@ -34,6 +35,13 @@ def run(
         ),
     ] = None,
     step: Annotated[int, typer.Option(help="From one square to the next, in pixels of the photo.")] = 240,
+    lmdb: Annotated[
+        bool,
+        typer.Option(
+            "--lmdb",
+            help="Also put what training reads into LMDBs (BasicSR's io_backend lmdb): one file each, not many.",
+        ),
+    ] = False,
     workers: Annotated[
         int | None, typer.Option(help="Photos at a time. [default: one a core]", show_default=False)
     ] = None,
@@ -70,12 +78,13 @@ def run(
         from hatdet.cli.prepare_detection import prepare_detection
         from hatdet.core.atomic import write_text
         from hatdet.core.errors import OptionsError
+        from hatdet.imaging.lmdb_files import lmdb_key, require_lmdb
         from hatdet.imaging.pairs import PairSettings, make_pairs, meta_info
         from hatdet.imaging.sources import find_sources, result_paths
 
         if detection is not None:
-            if inputs or not scale.isdigit():
-                raise OptionsError("--detection takes its images from the data file, and one scale")
+            if inputs or lmdb or not scale.isdigit():
+                raise OptionsError("--detection takes its images from the data file, and one scale, and makes no LMDB")
             prepare_detection(session, detection, output, int(scale), upscaler)
             return
         if not inputs:
@@ -90,6 +99,10 @@ def run(
             raise OptionsError(f"{given} cannot be: {error}") from error
         sources = find_sources([name for name in inputs if name not in numbers], leave_out=[output])
         names = [path.relative_to(output) for path in result_paths(sources, output)]
+        if lmdb:
+            require_lmdb()
+            for name in names:
+                lmdb_key(name)  # before the work, not after it
         _claim(output, settings)
         made: list[MadeReference] = []
         started = time.perf_counter()
@@ -112,7 +125,22 @@ def run(
             gt, lq = settings.names(factor)
             count = sum(m.scale == factor for m in made)
             session.result(f"x{factor}: {count} pairs in {output / gt} and {output / lq}, listed in {target}")
+            if lmdb:
+                _write_lmdbs(session, output, (gt, lq), [m.name for m in made if m.scale == factor])
         session.finish(started, output)
+
+
+def _write_lmdbs(session: Session, output: Path, folders: tuple[str, str], names: list[str]) -> None:
+    """The named images of each folder as an LMDB beside it, unless that is there and holds the same images."""
+    from hatdet.imaging.lmdb_files import is_complete, lmdb_key, write_lmdb
+
+    keys = [lmdb_key(Path(name)) for name in names]
+    for folder in folders if keys else ():
+        target = output / f"{folder}.lmdb"
+        if not is_complete(target, keys):
+            images = [(key, output / folder / name) for key, name in zip(keys, names, strict=True)]
+            write_lmdb(session.over(images, f"writing {target.name}"), target)
+        session.result(f"    {len(keys)} images in {target}")
 
 
 def _claim(output: Path, settings: PairSettings) -> None:

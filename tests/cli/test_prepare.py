@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from typer.testing import CliRunner, Result
 from hatdet.cli.app import app
 from hatdet.evaluation.samples import read_detection_data
 from hatdet.imaging.files import read_image, write_image
+from hatdet.imaging.lmdb_files import LmdbReader, lmdb_keys
 from tests.helpers import random_image
 
 
@@ -106,6 +109,66 @@ def test_settings_that_cannot_be_are_exit_code_2(photos, more, sentence):
     assert prepare("nowhere", "-o", "set").exit_code == 2
 
 
+needs_lmdb = pytest.mark.skipif(find_spec("lmdb") is None, reason="lmdb is not installed here: basicsr brings it")
+
+
+@needs_lmdb
+@pytest.mark.parametrize(
+    ("more", "end", "keys"),
+    [
+        ([], "", ["a", "b", "sub/c"]),
+        (["--sub-images", 28, "--step", 12], "_sub", ["a_s001", "a_s002", "b_s001", "b_s002", "sub/c_s001"]),
+    ],
+)
+def test_lmdbs_hold_what_training_reads(photos, more, end, keys):
+    result = prepare("photos", "-o", "set", "--lmdb", *more)
+    assert result.exit_code == 0, result.output
+    for folder in ("GTmod4", "LRbicx4"):
+        lmdb = Path(f"set/{folder}{end}.lmdb")
+        assert names(str(lmdb)) == ["data.mdb", "lock.mdb", "meta_info.txt"]
+        assert [key for key in lmdb_keys(lmdb) if key in keys] == keys
+        with LmdbReader(lmdb) as reader:
+            for key in lmdb_keys(lmdb):
+                assert reader.read(key) == Path(f"set/{folder}{end}/{key}.png").read_bytes()
+        assert f"{len(lmdb_keys(lmdb))} images in {lmdb}" in result.stdout
+    listed = [line.split(".")[0] for line in Path("set/meta_info_set_x4.txt").read_text().splitlines()]
+    assert lmdb_keys(Path(f"set/GTmod4{end}.lmdb")) == listed
+
+
+@needs_lmdb
+def test_an_lmdb_is_kept_while_it_holds_the_same_images(photos):
+    prepare("photos", "-o", "set")
+    prepare("photos", "-o", "set", "--lmdb")
+    data = Path("set/GTmod4.lmdb/data.mdb")
+    stamp = data.stat().st_mtime_ns
+    prepare("photos", "-o", "set", "--lmdb")
+    assert data.stat().st_mtime_ns == stamp
+    write_image(random_image(20, 20), Path("photos/d.png"))
+    prepare("photos", "-o", "set", "--lmdb")
+    assert lmdb_keys(Path("set/GTmod4.lmdb")) == ["a", "b", "d", "sub/c"]
+    assert not [path for path in Path("set").iterdir() if path.name.startswith(".")]
+
+
+@needs_lmdb
+def test_names_that_an_lmdb_cannot_hold_are_said_before_the_work(photos):
+    write_image(random_image(20, 20), Path("photos/sub/d.v2.png"))
+    result = prepare("photos", "-o", "set", "--lmdb")
+    assert result.exit_code == 2
+    assert "sub/d.v2.png cannot be put in an LMDB: BasicSR reads keys of an LMDB up to their first dot" in result.stderr
+    assert not Path("set").exists()
+
+
+def test_without_the_lmdb_package(photos, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lmdb", None)
+    result = prepare("photos", "-o", "set", "--lmdb")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines() == [
+        "error: LMDB files need the lmdb package, which is not installed here: pip install lmdb"
+    ]
+    assert not Path("set").exists()
+    assert prepare("photos", "-o", "set").exit_code == 0
+
+
 @pytest.fixture
 def detection(tmp_path: Path, monkeypatch) -> Path:
     """A detection data set of two images of 11x14 and one broken one."""
@@ -160,6 +223,7 @@ def test_a_detection_data_set_goes_on_and_is_not_mixed(detection):
         (["--detection", "set.yaml", "--scale", "1"], "scale must be at least 2"),
         (["--detection", "set.yaml", "--scale", "2,4"], "one scale"),
         (["--detection", "set.yaml", "set"], "takes its images from the data file"),
+        (["--detection", "set.yaml", "--lmdb"], "makes no LMDB"),
         ([], "prepare needs a folder of photos, or --detection"),
     ],
 )
