@@ -35,6 +35,8 @@ NAMED_ONLY_IN = {
     "einops": {"sr", "detection", "training"},
     "pooch": {"core"},
     "requests": {"core"},
+    "pydantic": {"training"},
+    "lmdb": {"imaging", "training"},
 }
 
 
@@ -83,6 +85,8 @@ def test_a_room_imports_only_what_it_may(path: Path):
     assert here in MAY_IMPORT, f"{here} is not on the map: add it here and in CONTRIBUTING.md"
     for module, _ in imports(path):
         top, *rest = module.split(".")
+        if path.name == "__main__.py" and module == "hatdet.cli.app":
+            continue  # `python -m` a room is the command line by another name
         if top == "hatdet" and rest and rest[0] != "__version__":
             assert rest[0] == here or rest[0] in MAY_IMPORT[here], f"{path}: {here} may not import {module}"
         if top in NAMED_ONLY_IN:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hatdet import __version__
-from hatdet.cli import detect, doctor, metrics, models, prepare, sr
+from hatdet.cli import check_data, detect, doctor, metrics, models, prepare, sr, train
 
 __all__ = ["app", "main"]
 
@@ -42,6 +42,9 @@ app.command("sr")(sr.run)
 app.command("detect")(detect.run)
 app.command("metrics")(metrics.run)
 app.command("prepare")(prepare.run)
+app.command("check-data")(check_data.run)
+app.command("train")(train.run)
+app.command("test")(train.run_test)
 app.add_typer(models.app, name="models")
 app.command("doctor")(doctor.run)
 

@@ -12,6 +12,9 @@ __all__ = [
     "BatchOption",
     "DebugOption",
     "DeviceOption",
+    "ForceOption",
+    "MoreArgument",
+    "OptOption",
     "OutputOption",
     "OverlapOption",
     "PrecisionOption",
@@ -19,6 +22,7 @@ __all__ = [
     "ScaleOption",
     "TileOption",
     "UpscalerOption",
+    "overrides",
 ]
 
 # Where sr and detect write by default; never taken for input.
@@ -60,3 +64,39 @@ QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors o
 DebugOption = Annotated[
     bool, typer.Option("--debug", help="On an error, print the whole traceback.", rich_help_panel=_MACHINE)
 ]
+OptOption = Annotated[
+    str,
+    typer.Option(
+        "-opt",
+        "--opt",
+        help="The option file: a path, or the name of one that ships, such as train_HAT-XS_SRx4.yml.",
+        metavar="FILE",
+        show_default=False,
+    ),
+]
+ForceOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--force_yml",
+        "--force-yml",
+        help="Change options: train:total_iter=20 name=mine. Takes several.",
+        metavar="KEY:SUB=VALUE...",
+        show_default=False,
+    ),
+]
+# BasicSR's --force_yml takes all words that follow; a command line of this kind takes one, so the rest come here.
+MoreArgument = Annotated[list[str] | None, typer.Argument(hidden=True, metavar="KEY:SUB=VALUE")]
+
+
+def overrides(force_yml: list[str] | None, more: list[str] | None) -> list[str]:
+    """All words of `--force_yml a:b=c d:e=f`.
+
+    Raises:
+        OptionsError: a word that is no change of an option.
+    """
+    from hatdet.core.errors import OptionsError
+
+    for word in more or ():
+        if "=" not in word or not force_yml:
+            raise OptionsError(f"{word} is no option: expected -opt FILE, and KEY:SUB=VALUE after --force_yml")
+    return [*(force_yml or ()), *(more or ())]

@@ -1,0 +1,362 @@
+"""`HATModel`: what BasicSR calls a model, that is, a network with its losses, optimizer and validation.
+
+A subclass of BasicSR's `SRModel`, so that its losses, options and logs are BasicSR's. What it does otherwise: bf16,
+compilation, gradient clipping and accumulation as options; a step that is not finite is not taken; weights that do not
+fit are refused; checkpoints are whole and resume exactly; validation runs through the tiling engine, on every process.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from basicsr.archs import build_network
+from basicsr.models import lr_scheduler
+from basicsr.models.sr_model import SRModel
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from hatdet.core.atomic import write_bytes
+from hatdet.core.errors import OptionsError, TrainingError
+from hatdet.training.checkpoints import load_into, save_networks, save_state
+from hatdet.training.distributed import Team
+from hatdet.training.validation import Scores, evaluating, protocol, upscaler_of, validate
+
+__all__ = ["HATModel"]
+
+log = logging.getLogger("basicsr")
+
+
+class HATModel(SRModel):  # type: ignore[misc]
+    """A super-resolution network and how it is trained; `opt` is an option file as `read_options` gives it.
+
+    `opt["team"]` is the `Team` this process belongs to.
+    """
+
+    # ------------------------------------------------------------------------------------------ 1. networks
+
+    def __init__(self, opt: dict[str, Any]) -> None:
+        self.team: Team = opt.get("team", Team())
+        self.best_metric_results: dict[str, Any] = {}
+        self.start_scores: dict[str, dict[str, float]] = {}
+        self._validations = 0
+        super().__init__(opt)
+
+    def model_to_device(self, net: nn.Module) -> nn.Module:
+        """The network on this process's device, in a `DistributedDataParallel` where there are several processes."""
+        net = net.to(self.device)
+        if self.opt.get("train", {}).get("channels_last") and self.is_train:
+            net = net.to(memory_format=torch.channels_last)
+        if hasattr(net, "fp32_tail"):
+            net.fp32_tail = self.opt.get("train", {}).get("fp32_tail", True)
+        if self.team.size > 1 and self.is_train and any(p.requires_grad for p in net.parameters()):
+            ids = [torch.cuda.current_device()] if self.device.type == "cuda" else None
+            unused = self.opt.get("find_unused_parameters", False)
+            return DistributedDataParallel(net, device_ids=ids, find_unused_parameters=unused)
+        return net
+
+    def print_network(self, net: nn.Module) -> None:
+        """One line: the class and how many parameters it has."""
+        bare = self.get_bare_model(net)
+        log.info("Network %s: %s parameters", type(bare).__name__, f"{sum(p.numel() for p in bare.parameters()):,d}")
+
+    def load_network(self, net: nn.Module, load_path: str, strict: bool = True, param_key: str = "params") -> None:
+        """Load weights as far as they fit; say how far; refuse what does not fit the network's body."""
+        told = load_into(self.get_bare_model(net), load_path, prefer=param_key or "params", strict=strict)
+        log.info("%s from %s: %s", type(self.get_bare_model(net)).__name__, load_path, told)
+
+    def init_training_settings(self) -> None:
+        """As BasicSR's: EMA, losses, optimizers, schedulers."""
+        train = self.opt["train"]
+        self.net_g.train()
+        self.ema_decay = train.get("ema_decay", 0)
+        if self.ema_decay > 0:
+            self.net_g_ema = build_network(self.opt["network_g"]).to(self.device).eval().requires_grad_(False)
+            self.net_g_ema.load_state_dict(self.get_bare_model(self.net_g).state_dict())
+            path = self.opt["path"].get("pretrain_network_g")
+            if path is not None:
+                self.load_network(self.net_g_ema, path, self.opt["path"].get("strict_load_g", True), "params_ema")
+        self.init_losses()
+        self.setup_optimizers()
+        self.setup_schedulers()
+
+    def init_losses(self) -> None:
+        """The losses that the option file names."""
+        from basicsr.losses import build_loss
+
+        train = self.opt["train"]
+        self.cri_pix = build_loss(train["pixel_opt"]).to(self.device) if train.get("pixel_opt") else None
+        self.cri_perceptual = self.perceptual_loss(train["perceptual_opt"]) if train.get("perceptual_opt") else None
+        if self.cri_pix is None and self.cri_perceptual is None:
+            raise OptionsError("train has neither pixel_opt nor perceptual_opt: there is nothing to learn from")
+
+    def perceptual_loss(self, options: dict[str, Any]) -> nn.Module:
+        """The loss of `train:perceptual_opt`."""
+        from basicsr.losses import build_loss
+
+        loss: nn.Module = build_loss(options).to(self.device)
+        return loss
+
+    # ------------------------------------------------------------------------------------------ 2. optimization
+
+    def setup_optimizers(self) -> None:
+        """The optimizer of the generator, of any type that `torch.optim` has."""
+        options = dict(self.opt["train"]["optim_g"])  # BasicSR's takes the type out of the options themselves
+        wanted = [parameter for parameter in self.net_g.parameters() if parameter.requires_grad]
+        self.optimizer_g = self.get_optimizer(options.pop("type"), wanted, **options)
+        self.optimizers.append(self.optimizer_g)
+
+    def get_optimizer(self, optim_type: str, params: Any, lr: float, **kwargs: Any) -> torch.optim.Optimizer:
+        """An optimizer of `torch.optim`; Adam and AdamW in one fused kernel."""
+        if optim_type in ("Adam", "AdamW"):
+            kwargs.setdefault("fused", True)
+        optimizer: torch.optim.Optimizer = getattr(torch.optim, optim_type)(params, lr=lr, **kwargs)
+        return optimizer
+
+    def setup_schedulers(self) -> None:
+        """BasicSR's schedulers, one for each optimizer."""
+        options = dict(self.opt["train"]["scheduler"])
+        kind = options.pop("type")
+        known = {
+            "MultiStepLR": lr_scheduler.MultiStepRestartLR,
+            "MultiStepRestartLR": lr_scheduler.MultiStepRestartLR,
+            "CosineAnnealingRestartLR": lr_scheduler.CosineAnnealingRestartLR,
+        }
+        if kind not in known:
+            raise OptionsError(f"train:scheduler:type {kind!r} is not known: expected one of {', '.join(known)}")
+        for optimizer in self.optimizers:
+            self.schedulers.append(known[kind](optimizer, **options))
+
+    @cached_property
+    def forward_g(self) -> nn.Module:
+        """The generator as training runs it: compiled, if the option file says so."""
+        if not self.opt["train"].get("compile"):
+            return self.net_g  # type: ignore[no-any-return]
+        return torch.compile(self.net_g)  # type: ignore[return-value]
+
+    @contextmanager
+    def precision(self) -> Iterator[None]:
+        """Autocast to bf16 if the option file says so."""
+        low = self.opt["train"].get("precision", "fp32") == "bf16"
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=low):
+            yield
+
+    def feed_data(self, data: dict[str, Any]) -> None:
+        """Take a batch: `lq` `(b, 3, h, w)` and `gt` `(b, 3, scale * h, scale * w)` in [0, 1]."""
+        self.names = data.get("gt_path", data.get("lq_path"))
+        self.lq = data["lq"].to(self.device, non_blocking=True)
+        if "gt" in data:
+            self.gt = data["gt"].to(self.device, non_blocking=True)
+
+    def losses(self, output: Tensor, gt: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The sum of what the option file asks for, and each of them under its name in the log."""
+        found: OrderedDict[str, Tensor] = OrderedDict()
+        if self.cri_pix:
+            found["l_pix"] = self.cri_pix(output, gt)
+        if self.cri_perceptual:
+            perceptual, style = self.cri_perceptual(output, gt)
+            if perceptual is not None:
+                found["l_percep"] = perceptual
+            if style is not None:
+                found["l_style"] = style
+        return torch.stack(list(found.values())).sum(), found
+
+    def optimize_parameters(self, current_iter: int) -> None:
+        """One step on the batch that was fed, computed in `train:accumulate` parts.
+
+        Raises:
+            TrainingError: the loss or its gradient is not finite; the batch is saved, the weights are as before.
+        """
+        self.optimizer_g.zero_grad(set_to_none=True)
+        parts = min(self.opt["train"].get("accumulate", 1), len(self.lq))
+        logged: dict[str, Tensor] = {}
+        chunks = list(zip(self.lq.tensor_split(parts), self.gt.tensor_split(parts), strict=True))
+        for number, (lq, gt) in enumerate(chunks, 1):
+            share = len(lq) / len(self.lq)
+            with self._gradients_stay(number < len(chunks)):
+                with self.precision():
+                    output = self.forward_g(lq)
+                total, found = self.losses(output.float(), gt)
+                (total * share).backward()  # type: ignore[no-untyped-call]
+            for name, value in found.items():
+                logged[name] = logged.get(name, torch.zeros((), device=self.device)) + value.detach() * share
+        self.output = output.detach()
+        logged["grad_norm"] = self.step(self.optimizer_g, self.net_g, sum(logged.values()), current_iter)
+        if self.ema_decay > 0:
+            self.model_ema(self.ema_decay)
+        self.log_tensors = logged
+
+    def step(self, optimizer: torch.optim.Optimizer, network: nn.Module, loss: Any, current_iter: int) -> Tensor:
+        """Clip the gradient and take the optimizer's step, if loss and gradient are finite; return its norm.
+
+        Raises:
+            TrainingError: they are not.
+        """
+        limit = self.opt["train"].get("grad_clip") or math.inf
+        wanted = [parameter for parameter in network.parameters() if parameter.grad is not None]
+        norm = nn.utils.clip_grad_norm_(wanted, limit)
+        if not bool(torch.isfinite(norm + loss)):
+            self._give_up(current_iter, float(loss), float(norm))
+        optimizer.step()
+        return norm
+
+    def _gradients_stay(self, stay: bool) -> Any:
+        """Between the parts of one step the processes need not agree on gradients."""
+        if stay and isinstance(self.net_g, DistributedDataParallel):
+            return self.net_g.no_sync()
+        return torch.enable_grad()
+
+    def _give_up(self, current_iter: int, loss: float, norm: float) -> None:
+        import io
+
+        path = Path(self.opt["path"]["experiments_root"]) / f"not_finite_{current_iter}_rank{self.team.rank}.pt"
+        batch = {"lq": self.lq.cpu(), "gt": self.gt.cpu(), "gt_path": self.names, "iter": current_iter}
+        buffer = io.BytesIO()
+        torch.save(batch, buffer)
+        write_bytes(path, buffer.getvalue())
+        raise TrainingError(
+            f"iteration {current_iter}: the loss is {loss:g} and its gradient's norm {norm:g}. The step was not taken; "
+            f"the batch is in {path}. A smaller learning rate, train:grad_clip or precision fp32 may help"
+        )
+
+    def model_ema(self, decay: float = 0.999) -> None:
+        """Move the average of the weights towards the weights."""
+        with torch.no_grad():
+            ours, theirs = list(self.net_g_ema.parameters()), list(self.get_bare_model(self.net_g).parameters())
+            get_ema_multi_avg_fn(decay)(ours, theirs, 0)  # type: ignore[no-untyped-call]
+
+    def get_current_log(self) -> dict[str, float]:
+        """The losses of the last step, averaged over the processes."""
+        names = list(self.log_tensors)
+        values = torch.stack([self.log_tensors[name].float() for name in names])
+        if self.team.size > 1:
+            torch.distributed.all_reduce(values)
+            values /= self.team.size
+        return dict(zip(names, values.tolist(), strict=True))
+
+    # ------------------------------------------------------------------------------------------ 3. validation
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network that is validated and shipped: the average of the weights, if there is one."""
+        return self.net_g_ema if hasattr(self, "net_g_ema") else self.get_bare_model(self.net_g)  # type: ignore[no-any-return]
+
+    def validation(self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool = False) -> Scores:
+        """Validate on one data set, on all processes together; log the means, and how far they are from the start."""
+        dataset, options = dataloader.dataset, self.opt["val"]
+        name, metrics, scale = dataset.opt["name"], options.get("metrics") or {}, self.opt["scale"]
+        self._validations += 1
+        folder, suffix = None, ""
+        if save_img:
+            folder = Path(self.opt["path"]["visualization"]) / name
+            suffix = f"_{current_iter}" if self.is_train else f"_{options.get('suffix') or self.opt['name']}"
+        with evaluating(self.evaluated) as network, torch.no_grad():
+            scores = validate(
+                upscaler_of(network, scale, self.opt.get("tile")),
+                dataset,
+                metrics,
+                team=self.team,
+                topic=f"validation {self._validations}",
+                save_to=folder,
+                suffix=suffix,
+            )
+        if metrics:
+            self._remember(name, scores, current_iter)
+            self._tell(name, scores, tb_logger, current_iter)
+        return scores
+
+    def _remember(self, name: str, scores: Scores, current_iter: int | str) -> None:
+        self._initialize_best_metric_results(name)
+        if not isinstance(current_iter, int):
+            return
+        if current_iter == 0:
+            self.start_scores[name] = scores.means
+        for metric, mean in scores.means.items():
+            self._update_best_metric_result(name, metric, mean, current_iter)
+
+    def _tell(self, name: str, scores: Scores, tb_logger: Any, current_iter: int | str) -> None:
+        lines = [f"Validation {name} ({scores.images} images)"]
+        for metric, mean in scores.means.items():
+            line = f"\t # {metric}: {mean:.4f}"
+            best = self.best_metric_results[name][metric]
+            if self.is_train and best["iter"] >= 0:
+                line += f"\tBest: {best['val']:.4f} @ {best['iter']} iter"
+            start = self.start_scores.get(name, {}).get(metric)
+            if start is not None and current_iter != 0:
+                line += f"\t{mean - start:+.4f} since iteration 0"
+            line += f"\t({protocol(self.opt['val']['metrics'][metric], self.opt['scale'])})"
+            if scores.infinite[metric]:
+                line += f"\t{scores.infinite[metric]} images without a finite value are not in the mean"
+            lines.append(line)
+            if tb_logger and isinstance(current_iter, int):
+                tb_logger.add_scalar(f"metrics/{name}/{metric}", mean, current_iter)
+        log.info("\n".join(lines))
+
+    # ------------------------------------------------------------------------------------------ 4. checkpoints
+
+    def save(self, epoch: int, current_iter: int) -> None:
+        """Write the networks, then the training state; -1 writes `net_g_latest.pth` alone."""
+        self.save_networks(epoch, current_iter)
+        self.save_training_state(epoch, current_iter)
+
+    def save_networks(self, epoch: int, current_iter: int) -> None:
+        """Write the generator, and the average of its weights."""
+        networks = {"params": self.get_bare_model(self.net_g)}
+        if hasattr(self, "net_g_ema"):
+            networks["params_ema"] = self.net_g_ema
+        self.write_network("net_g", current_iter, networks, self.opt["network_g"])
+
+    def write_network(
+        self, label: str, current_iter: int, networks: dict[str, nn.Module], options: dict[str, Any]
+    ) -> None:
+        """Write one network's file, by the process that leads."""
+        if self.team.leads:
+            number = "latest" if current_iter == -1 else current_iter
+            save_networks(Path(self.opt["path"]["models"]) / f"{label}_{number}.pth", networks, options)
+
+    def own_state(self) -> dict[str, Any]:
+        """What this process must remember beyond weights and optimizers."""
+        return {}
+
+    def load_own_state(self, state: dict[str, Any]) -> None:
+        """Take up what `own_state` said."""
+
+    def save_training_state(self, epoch: int, current_iter: int) -> None:
+        """Write what resuming needs. The leader's file comes last: it says that the checkpoint is complete."""
+        if current_iter == -1:
+            return
+        folder, own = Path(self.opt["path"]["training_states"]), self.own_state()
+        if own:
+            save_state(folder / f"{current_iter}.rank{self.team.rank}", own)
+        self.team.exchange(f"saved {current_iter}", True)
+        if self.team.leads:
+            state = {
+                "epoch": epoch,
+                "iter": current_iter,
+                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+                "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
+                "best_metric_results": self.best_metric_results,
+                "start_scores": self.start_scores,
+            }
+            save_state(folder / f"{current_iter}.state", state)
+
+    def resume_training(self, resume_state: dict[str, Any]) -> None:
+        """Take up optimizers, schedulers and scores; the networks were loaded when the model was built."""
+        super().resume_training(resume_state)
+        self.best_metric_results = resume_state.get("best_metric_results", {})
+        self.start_scores = resume_state.get("start_scores", {})
+        own = Path(self.opt["path"]["training_states"]) / f"{resume_state['iter']}.rank{self.team.rank}"
+        if own.is_file():
+            self.load_own_state(torch.load(own, map_location=self.device, weights_only=True))
+        for optimizer, key in zip(self.optimizers, ("optim_g", "optim_d"), strict=False):
+            was, now = optimizer.param_groups[0]["initial_lr"], self.opt["train"].get(key, {}).get("lr")
+            if now is not None and was != now:
+                log.warning("train:%s:lr is %g now; the run goes on with the %g it was started with", key, now, was)

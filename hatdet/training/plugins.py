@@ -1,0 +1,69 @@
+"""What hatdet adds to BasicSR's registries: one explicit list."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
+
+from hatdet.core.errors import OptionsError
+
+__all__ = ["find", "known_names", "register"]
+
+REGISTRIES = {
+    "arch": ARCH_REGISTRY,
+    "model": MODEL_REGISTRY,
+    "dataset": DATASET_REGISTRY,
+    "loss": LOSS_REGISTRY,
+    "metric": METRIC_REGISTRY,
+}
+
+
+def register() -> None:
+    """Fill BasicSR's registries with its own things and with ours. A second call changes nothing.
+
+    Raises:
+        OptionsError: a name of ours is taken by another class.
+    """
+    # BasicSR registers what its packages hold when they are imported.
+    import basicsr.archs
+    import basicsr.data
+    import basicsr.losses
+    import basicsr.metrics
+    import basicsr.models  # noqa: F401
+
+    from hatdet.sr.hat_arch import HAT
+    from hatdet.training.datasets import ImageNetPairedDataset
+    from hatdet.training.hat_model import HATModel
+    from hatdet.training.real_hat_models import RealHATGANModel, RealHATMSEModel
+
+    for registry, thing in (
+        (ARCH_REGISTRY, HAT),
+        (DATASET_REGISTRY, ImageNetPairedDataset),
+        (MODEL_REGISTRY, HATModel),
+        (MODEL_REGISTRY, RealHATMSEModel),
+        (MODEL_REGISTRY, RealHATGANModel),
+    ):
+        name = thing.__name__
+        held = dict(iter(registry)).get(name)
+        if held is None:
+            registry.register(thing)
+        elif held is not thing:
+            raise OptionsError(f"the name {name} is taken in BasicSR's registry by {held.__module__}.{held.__name__}")
+
+
+def known_names(kind: str) -> list[str]:
+    """The names of a registry (`arch`, `model`, `dataset`, `loss`, `metric`) as an option file gives them, sorted."""
+    return sorted({name.removesuffix("_basicsr") for name in REGISTRIES[kind].keys()})  # noqa: SIM118 (not a dict)
+
+
+def find(kind: str, name: str) -> Any:
+    """What is registered under a name.
+
+    Raises:
+        OptionsError: nothing is; the message lists the names that are known.
+    """
+    held = dict(iter(REGISTRIES[kind]))
+    if name not in held and f"{name}_basicsr" not in held:
+        raise OptionsError(f"{kind} {name!r} is not registered: expected one of {', '.join(known_names(kind))}")
+    return held.get(name, held.get(f"{name}_basicsr"))

@@ -1,0 +1,104 @@
+"""Tiny data, tiny networks, options as `read_options` gives them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hatdet.imaging.files import write_array
+from hatdet.imaging.pairs import PairSettings, make_pairs
+from tests.helpers import TINY
+
+
+def photos(folder: Path, count: int = 4, h: int = 40, w: int = 48) -> Path:
+    """Smooth pictures with edges."""
+    y, x = np.mgrid[0:h, 0:w]
+    for i in range(count):
+        base = 128 + 60 * np.sin(x / (3 + i)) + 50 * np.sign(np.cos(y / (4 + i)))
+        picture = np.stack([base, base[::-1], 255 - base], -1).clip(0, 255).round().astype(np.uint8)
+        write_array(picture, folder / f"p{i}.png")
+    return folder
+
+
+def data_set(root: Path, scale: int = 2, count: int = 4) -> Path:
+    """Pairs of `photos`, under `root/data`."""
+    for photo in sorted(photos(root / "photos", count).iterdir()):
+        make_pairs(photo, Path(photo.name), root / "data", PairSettings((scale,)))
+    return root / "data"
+
+
+def tiny_options(root: Path, total: int = 8, *, name: str = "tiny", **train: Any) -> dict[str, Any]:
+    """A run of a tiny HAT x2; `train` changes its section of that name."""
+    data = root / "data"
+    if not data.is_dir():
+        data_set(root)
+    folder = root / "experiments" / name
+    pair = {"dataroot_gt": str(data / "GTmod2"), "dataroot_lq": str(data / "LRbicx2"), "io_backend": {"type": "disk"}}
+    return {
+        "name": name,
+        "model_type": "HATModel",
+        "scale": 2,
+        "num_gpu": 0,
+        "manual_seed": 3,
+        "is_train": True,
+        "root_path": str(root),
+        "datasets": {
+            "train": {
+                **pair,
+                "name": "tiny",
+                "type": "PairedImageDataset",
+                "phase": "train",
+                "scale": 2,
+                "gt_size": 16,
+                "use_hflip": True,
+                "use_rot": True,
+                "batch_size_per_gpu": 2,
+                "num_worker_per_gpu": 0,
+            },
+            "val": {**pair, "name": "held", "type": "PairedImageDataset", "phase": "val", "scale": 2},
+        },
+        "network_g": {"type": "HAT", **TINY, "upscale": 2},
+        "path": {
+            "experiments_root": str(folder),
+            "models": str(folder / "models"),
+            "training_states": str(folder / "training_states"),
+            "log": str(folder),
+            "visualization": str(folder / "visualization"),
+        },
+        "train": {
+            "ema_decay": 0.9,
+            "optim_g": {"type": "Adam", "lr": 1e-3, "betas": [0.9, 0.99]},
+            "scheduler": {"type": "MultiStepLR", "milestones": [3, 6], "gamma": 0.5},
+            "total_iter": total,
+            "pixel_opt": {"type": "L1Loss", "loss_weight": 1.0, "reduction": "mean"},
+            **train,
+        },
+        "val": {
+            "val_freq": 100,
+            "save_img": False,
+            "metrics": {
+                "psnr": {"type": "calculate_psnr", "crop_border": 2, "test_y_channel": True},
+                "ssim": {"type": "calculate_ssim", "crop_border": 2, "test_y_channel": True},
+            },
+        },
+        "logger": {"print_freq": 1, "save_checkpoint_freq": 4, "use_tb_logger": False},
+    }
+
+
+def option_file(root: Path, total: int = 8, *, name: str = "tiny", **train: Any) -> Path:
+    """The same run as an option file, with paths relative to it."""
+    import yaml
+
+    options = tiny_options(root, total, name=name, **train)
+    for key in ("is_train", "root_path"):
+        del options[key]
+    options["path"] = {}
+    for dataset in options["datasets"].values():
+        del dataset["phase"], dataset["scale"]
+        for key in ("dataroot_gt", "dataroot_lq"):
+            dataset[key] = str(Path(dataset[key]).relative_to(root))
+    file = root / f"{name}.yml"
+    file.write_text(yaml.safe_dump(options, sort_keys=False))
+    return file
