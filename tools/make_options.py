@@ -31,6 +31,7 @@ class Recipe:
         steps: iterations in all.
         halved: iterations at which the learning rate is halved; none for one cosine.
         patch: side of what the network sees, in low-resolution pixels.
+        warmup: iterations over which the learning rate rises; -1 for none.
         every: iterations between validations, and between checkpoints.
         sets: what it is validated on.
         train, val, logger: more lines of these sections.
@@ -45,6 +46,7 @@ class Recipe:
     every: int = 5_000
     sets: tuple[str, ...] = ("Set5", "Set14")
     print_every: int = 100
+    warmup: int = -1
     train: str = "reference_batch: 32  # 4 on each of 8 GPUs: another batch in all asks for another learning rate"
     val: str = ""
     logger: str = ""
@@ -59,17 +61,20 @@ FROM_X2_S = replace(FROM_X2, every=20_000, sets=("Set5", "Set14", "urban100"))
 REAL_MSE = Recipe("1.0e-4", 1_000_000, (1_000_000,), workers=5, every=10_000, sets=(), print_every=200, train="")
 REAL_GAN = Recipe("1.0e-4", 400_000, (400_000,), workers=5, every=10_000, sets=(), print_every=200, train="")
 XS = Recipe(
-    lr="5.0e-4",
-    steps=40_000,
+    lr="4.0e-4",
+    steps=11_000,
     batch=8,
     workers=1,
     patch=32,
     every=2_000,
-    sets=("Set5",),
-    print_every=50,
-    train="precision: bf16  # autocast: weights and optimizer stay in fp32\ncompile: true\ngrad_clip: 1.0",
-    val="at_start: true",
-    logger="save_checkpoint_freq: 1000\nkeep_checkpoints: 3",
+    sets=("Set5", "BSD100"),
+    warmup=100,
+    train="""\
+precision: bf16  # autocast: weights and optimizer stay in fp32
+fp32_tail: false  # two thirds of this network's operations are its reconstruction
+channels_last: true
+grad_clip: 1.0""",
+    logger="save_checkpoint_freq: 500\nkeep_checkpoints: 3",
 )
 TITLES = {"hat-xs": "HAT-XS", "hat-s": "HAT-S", "hat": "HAT", "hat-l": "HAT-L"}
 BENCHMARKS = ("Set5", "Set14", "urban100", "BSDS100", "manga109")  # folders as HAT's files name them
@@ -95,8 +100,8 @@ def all_files() -> Iterator[tuple[str, str]]:
     first, second = "train_Real_HAT_SRx4_mse_model", "train_Real_HAT_GAN_SRx4_finetune_from_mse_model"
     yield real(first, "RealHATMSEModel", REAL_MSE, NOTHING)
     yield real(second, "RealHATGANModel", REAL_GAN, start_from(first))
-    yield own(2, NOTHING)
-    yield own(4, NOTHING.replace("pretrain_network_g: ~", "pretrain_network_g: ~  # hat-xs-x4 goes on from what ships"))
+    for scale in (2, 4):
+        yield own(scale)
 
     for family, end in (("hat-s", ""), ("hat", ""), ("hat", "_ImageNet-pretrain"), ("hat-l", "_ImageNet-pretrain")):
         for scale in (2, 3, 4):
@@ -120,10 +125,13 @@ def paired(name: str, family: str, scale: int, recipe: Recipe, start: str) -> tu
     return training(name, about, general(name, scale), train, network(family, scale), start, scale, recipe)
 
 
-def own(scale: int, start: str) -> tuple[str, str]:
+def own(scale: int) -> tuple[str, str]:
     """HAT-XS on a folder of photos."""
     about = f"HAT-XS x{scale}, the smallest size, on photos of your own and one machine.\n"
-    about += f"Data: hatdet prepare PHOTOS/ -o datasets/photos --scale {scale} --sub-images 480"
+    about += f"Data: hatdet prepare PHOTOS/ -o datasets/photos --scale {scale} --sub-images 192 --step 96"
+    start = NOTHING.replace(
+        "pretrain_network_g: ~", "pretrain_network_g: hat-xs-x4  # what ships; ~ begins from nothing"
+    )
     head, train = general(f"HAT-XS_SRx{scale}", scale), pairs("photos", scale, XS)
     file = f"train_HAT-XS_SRx{scale}"
     return training(file, about, head, train, network("hat-xs", scale), start, scale, XS)
@@ -237,7 +245,7 @@ train:
 {adam("optim_g", recipe)}  scheduler:
     {schedule}
   total_iter: {recipe.steps}
-  warmup_iter: -1
+  warmup_iter: {recipe.warmup}
 {indented(recipe.train)}  pixel_opt:
     type: L1Loss
     loss_weight: 1.0

@@ -34,6 +34,9 @@ __all__ = ["HATModel"]
 
 log = logging.getLogger("basicsr")
 
+# What BasicSR's schedulers take from the option file.
+SCHEDULE = ("milestones", "gamma", "restarts", "restart_weights", "periods", "cumulative_period", "eta_min")
+
 
 class HATModel(SRModel):  # type: ignore[misc]
     """A super-resolution network and how it is trained; `opt` is an option file as `read_options` gives it.
@@ -350,13 +353,34 @@ class HATModel(SRModel):  # type: ignore[misc]
 
     def resume_training(self, resume_state: dict[str, Any]) -> None:
         """Take up optimizers, schedulers and scores; the networks were loaded when the model was built."""
-        super().resume_training(resume_state)
+        self._resume_schedules(resume_state)
         self.best_metric_results = resume_state.get("best_metric_results", {})
         self.start_scores = resume_state.get("start_scores", {})
         own = Path(self.opt["path"]["training_states"]) / f"{resume_state['iter']}.rank{self.team.rank}"
         if own.is_file():
             self.load_own_state(torch.load(own, map_location=self.device, weights_only=True))
-        for optimizer, key in zip(self.optimizers, ("optim_g", "optim_d"), strict=False):
-            was, now = optimizer.param_groups[0]["initial_lr"], self.opt["train"].get(key, {}).get("lr")
-            if now is not None and was != now:
-                log.warning("train:%s:lr is %g now; the run goes on with the %g it was started with", key, now, was)
+
+    def _resume_schedules(self, resume_state: dict[str, Any]) -> None:
+        """Optimizers and schedulers as they were, but for what the option file says otherwise by now.
+
+        BasicSR's resume leaves a changed learning rate or schedule unused without a word.
+        """
+        saved = zip(resume_state["optimizers"], resume_state["schedulers"], strict=True)
+        for optimizer, scheduler, (was_optimizer, was_scheduler) in zip(
+            self.optimizers, self.schedulers, saved, strict=True
+        ):
+            wanted, asked = (
+                scheduler.base_lrs,
+                {key: scheduler.__dict__[key] for key in SCHEDULE if key in vars(scheduler)},
+            )
+            optimizer.load_state_dict(was_optimizer)
+            changed = [key for key, value in asked.items() if was_scheduler[key] != value]
+            scheduler.load_state_dict({**was_scheduler, **asked})
+            for key in changed:
+                log.warning("train:scheduler:%s is %s now, it was %s", key, asked[key], was_scheduler[key])
+            for group, lr in zip(optimizer.param_groups, wanted, strict=True):
+                if lr != group["initial_lr"]:
+                    log.warning("The learning rate begins at %g now, it was %g", lr, group["initial_lr"])
+                    group["lr"] *= lr / group["initial_lr"]
+                    group["initial_lr"] = lr
+            scheduler.base_lrs = wanted

@@ -165,7 +165,7 @@ class Train(_Section):
     compile: StrictBool = False
     grad_clip: PositiveNumber | None = None
     accumulate: Positive = 1
-    fp32_tail: StrictBool = False
+    fp32_tail: StrictBool = True
     reference_batch: Positive | None = None
 
 
@@ -175,7 +175,7 @@ class Val(_Section):
     pbar: StrictBool | None = None
     suffix: str | None = None
     metrics: dict[str, Call] | None = None
-    at_start: StrictBool = False
+    at_start: StrictBool = True
 
 
 class Wandb(_Section):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -156,6 +157,20 @@ def test_a_finished_run_that_is_resumed_stays_as_it_is(tmp_path):
     before = saved(tmp_path / "experiments" / "tiny", "latest")
     train(tiny_options(tmp_path, 4), auto_resume=True)
     assert_same(saved(tmp_path / "experiments" / "tiny", "latest"), before, 0)
+
+
+def test_a_resumed_run_follows_what_the_option_file_says_now(tmp_path, caplog):
+    cosine = {"type": "CosineAnnealingRestartLR", "periods": [8], "restart_weights": [1], "eta_min": 0}
+    train(tiny_options(tmp_path, 4, scheduler=cosine))
+    assert "now" not in lines(caplog)
+    later = tiny_options(tmp_path, 6, scheduler={**cosine, "periods": [20]})
+    later["train"]["optim_g"]["lr"] = 2e-3
+    train(later, auto_resume=True)
+    assert "train:scheduler:periods is [20] now, it was [8]" in lines(caplog)
+    assert "The learning rate begins at 0.002 now, it was 0.001" in lines(caplog)
+    state = torch.load(tmp_path / "experiments" / "tiny" / "training_states" / "6.state", weights_only=True)
+    expected = 2e-3 * 0.5 * (1 + math.cos(math.pi * 5 / 20))
+    assert state["optimizers"][0]["param_groups"][0]["lr"] == pytest.approx(expected)
 
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path):
