@@ -78,13 +78,17 @@ def load_into(network: nn.Module, source: str | Path, *, prefer: str = "params_e
     return told
 
 
-def save_networks(path: Path, networks: Mapping[str, nn.Module], options: Mapping[str, Any]) -> None:
-    """Write state dicts under their keys (`params`, `params_ema`), with the options that describe the network."""
+def save_networks(path: Path, networks: Mapping[str, nn.Module], options: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write state dicts under their keys (`params`, `params_ema`).
+
+    `options` are those that describe the network, under their key in the option file (`network_g`).
+    """
     content: dict[str, Any] = {
         key: {name: value.detach().cpu() for name, value in network.state_dict().items()}
         for key, network in networks.items()
     }
-    content["network_g"] = json.dumps({key: value for key, value in options.items() if key != "type"})
+    for label, described in options.items():
+        content[label] = json.dumps({key: value for key, value in described.items() if key != "type"})
     content["hatdet"] = __version__
     _save(path, content)
 
@@ -95,7 +99,7 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Read a training state, without running code from it, onto the CPU.
+    """Read a training state, without running code from it, onto the CPU; its `folder` is where it was found.
 
     Raises:
         OptionsError: it is not one.
@@ -107,6 +111,7 @@ def read_state(path: Path) -> dict[str, Any]:
         raise OptionsError(f"{path} cannot be read as a training state: {reason}") from error
     if not isinstance(state, dict) or not {"iter", "optimizers", "schedulers"} <= set(state):
         raise OptionsError(f"{path} is not a training state: it has no iter, optimizers and schedulers")
+    state["folder"] = str(path.parent)
     return state
 
 

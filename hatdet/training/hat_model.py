@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from basicsr.archs import build_network
+from basicsr.losses import build_loss
 from basicsr.models import lr_scheduler
 from basicsr.models.sr_model import SRModel
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ from hatdet.core.atomic import write_bytes
 from hatdet.core.errors import OptionsError, TrainingError
 from hatdet.training.checkpoints import load_into, save_networks, save_state
 from hatdet.training.distributed import Team
+from hatdet.training.perceptual import perceptual_loss
 from hatdet.training.validation import Scores, evaluating, protocol, upscaler_of, validate
 
 __all__ = ["HATModel"]
@@ -93,20 +95,14 @@ class HATModel(SRModel):  # type: ignore[misc]
 
     def init_losses(self) -> None:
         """The losses that the option file names."""
-        from basicsr.losses import build_loss
-
         train = self.opt["train"]
         self.cri_pix = build_loss(train["pixel_opt"]).to(self.device) if train.get("pixel_opt") else None
-        self.cri_perceptual = self.perceptual_loss(train["perceptual_opt"]) if train.get("perceptual_opt") else None
+        self.cri_perceptual = None
+        if train.get("perceptual_opt"):
+            root = Path(self.opt["root_path"])
+            self.cri_perceptual = perceptual_loss(train["perceptual_opt"], root).to(self.device)
         if self.cri_pix is None and self.cri_perceptual is None:
             raise OptionsError("train has neither pixel_opt nor perceptual_opt: there is nothing to learn from")
-
-    def perceptual_loss(self, options: dict[str, Any]) -> nn.Module:
-        """The loss of `train:perceptual_opt`."""
-        from basicsr.losses import build_loss
-
-        loss: nn.Module = build_loss(options).to(self.device)
-        return loss
 
     # ------------------------------------------------------------------------------------------ 2. optimization
 
@@ -323,7 +319,8 @@ class HATModel(SRModel):  # type: ignore[misc]
         """Write one network's file, by the process that leads."""
         if self.team.leads:
             number = "latest" if current_iter == -1 else current_iter
-            save_networks(Path(self.opt["path"]["models"]) / f"{label}_{number}.pth", networks, options)
+            path = Path(self.opt["path"]["models"]) / f"{label}_{number}.pth"
+            save_networks(path, networks, {label.replace("net", "network"): options})
 
     def own_state(self) -> dict[str, Any]:
         """What this process must remember beyond weights and optimizers."""
@@ -356,7 +353,7 @@ class HATModel(SRModel):  # type: ignore[misc]
         self._resume_schedules(resume_state)
         self.best_metric_results = resume_state.get("best_metric_results", {})
         self.start_scores = resume_state.get("start_scores", {})
-        own = Path(self.opt["path"]["training_states"]) / f"{resume_state['iter']}.rank{self.team.rank}"
+        own = Path(resume_state["folder"]) / f"{resume_state['iter']}.rank{self.team.rank}"
         if own.is_file():
             self.load_own_state(torch.load(own, map_location=self.device, weights_only=True))
 
@@ -374,6 +371,7 @@ class HATModel(SRModel):  # type: ignore[misc]
                 {key: scheduler.__dict__[key] for key in SCHEDULE if key in vars(scheduler)},
             )
             optimizer.load_state_dict(was_optimizer)
+            optimizer._opt_called = True  # it has stepped in the run before; the schedule asks for that
             changed = [key for key, value in asked.items() if was_scheduler[key] != value]
             scheduler.load_state_dict({**was_scheduler, **asked})
             for key in changed:

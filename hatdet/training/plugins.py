@@ -37,6 +37,11 @@ def register() -> None:
     from hatdet.training.hat_model import HATModel
     from hatdet.training.real_hat_models import RealHATGANModel, RealHATMSEModel
 
+    for registry in REGISTRIES.values():
+        # What BasicSR registers as `X_basicsr` answers to `X` too, but not without a line on stdout.
+        for name, held in list(registry):
+            if name.endswith("_basicsr") and name.removesuffix("_basicsr") not in registry:
+                registry.register(held)
     for registry, thing in (
         (ARCH_REGISTRY, HAT),
         (DATASET_REGISTRY, ImageNetPairedDataset),
@@ -54,7 +59,7 @@ def register() -> None:
 
 def known_names(kind: str) -> list[str]:
     """The names of a registry (`arch`, `model`, `dataset`, `loss`, `metric`) as an option file gives them, sorted."""
-    return sorted({name.removesuffix("_basicsr") for name in REGISTRIES[kind].keys()})  # noqa: SIM118 (not a dict)
+    return sorted({name.removesuffix("_basicsr") for name, _ in REGISTRIES[kind]})
 
 
 def find(kind: str, name: str) -> Any:
@@ -64,6 +69,6 @@ def find(kind: str, name: str) -> Any:
         OptionsError: nothing is; the message lists the names that are known.
     """
     held = dict(iter(REGISTRIES[kind]))
-    if name not in held and f"{name}_basicsr" not in held:
+    if name not in held:
         raise OptionsError(f"{kind} {name!r} is not registered: expected one of {', '.join(known_names(kind))}")
-    return held.get(name, held.get(f"{name}_basicsr"))
+    return held[name]

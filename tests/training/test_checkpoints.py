@@ -87,7 +87,7 @@ def test_a_name_of_the_catalogue_is_a_start():
 def test_what_training_saves_describes_itself(tmp_path):
     """`hatdet sr --upscaler net_g_8.pth` needs no option file: what shapes do not tell is in the file."""
     network = tiny_hat(1, conv_scale=0.5)
-    options = {"type": "HAT", **TINY, "upscale": 2, "conv_scale": 0.5}
+    options = {"network_g": {"type": "HAT", **TINY, "upscale": 2, "conv_scale": 0.5}}
     save_networks(tmp_path / "net_g_8.pth", {"params": tiny_hat(2), "params_ema": network}, options)
     loaded = load_network(WeightsFile("net_g_8", tmp_path / "net_g_8.pth", None), 2)
     x = torch.rand(1, 3, 8, 8)

@@ -404,3 +404,8 @@ def test_a_long_validation_does_not_run_into_the_groups_timeout(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "End of training: 1 iterations" in done.stderr
+
+
+def test_a_run_that_was_saved_at_its_first_iteration_goes_on_without_a_warning(tmp_path):
+    train(tiny_options(tmp_path, 1))
+    train(tiny_options(tmp_path, 2), auto_resume=True)  # warnings are errors here
