@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -60,7 +61,7 @@ def run(
 ) -> None:
     """Make training pairs: mod-cropped references and their MATLAB-bicubic reductions, with meta_info files.
 
-    A run that was stopped goes on where it was. A data set made with other settings is not touched.
+    Photos in folders inside the folder are called FOLDER_NAME. A run that was stopped goes on where it was. A data set made with other settings is not touched.
 
     With --detection: a detection data set as it looks in low resolution, or upscaled again, for training a detector.
 
@@ -98,7 +99,7 @@ def run(
             given = f"--scale {scale!r}, --sub-images {sub_images}, --step {step}"
             raise OptionsError(f"{given} cannot be: {error}") from error
         sources = find_sources([name for name in inputs if name not in numbers], leave_out=[output])
-        names = [path.relative_to(output) for path in result_paths(sources, output)]
+        names = _flat([path.relative_to(output) for path in result_paths(sources, output)])
         if lmdb:
             require_lmdb()
             for name in names:
@@ -141,6 +142,23 @@ def _write_lmdbs(session: Session, output: Path, folders: tuple[str, str], names
             images = [(key, output / folder / name) for key, name in zip(keys, names, strict=True)]
             write_lmdb(session.over(images, f"writing {target.name}"), target)
         session.result(f"    {len(keys)} images in {target}")
+
+
+def _flat(names: Sequence[Path]) -> list[Path]:
+    """Names without folders, `a/b.png` as `a_b.png`: BasicSR's paired data set does not look into folders.
+
+    Raises:
+        OptionsError: two names become one.
+    """
+    from hatdet.core.errors import OptionsError
+
+    taken: dict[str, Path] = {}
+    for name in names:
+        flat = "_".join(name.parts)
+        other = taken.setdefault(flat.casefold(), name)
+        if other is not name:
+            raise OptionsError(f"{other} and {name} would both be called {flat}: prepare their folders one by one")
+    return [Path("_".join(name.parts)) for name in names]
 
 
 def _claim(output: Path, settings: PairSettings) -> None:

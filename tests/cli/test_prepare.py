@@ -44,7 +44,7 @@ def test_a_data_set_of_three_scales(photos):
         assert (
             names(f"datasets/mine/GTmod{scale}")
             == names(f"datasets/mine/LRbicx{scale}")
-            == ["a.png", "b.png", "sub/c.png"]
+            == ["a.png", "b.png", "sub_c.png"]
         )
         lines = Path(f"datasets/mine/meta_info_mine_x{scale}.txt").read_text().splitlines()
         assert lines[0] == f"a.png ({30 // scale * scale},{40 // scale * scale},3)"
@@ -68,7 +68,7 @@ def test_a_second_run_adds_what_is_new(photos):
     assert result.exit_code == 0
     assert Path("set/GTmod4/a.png").stat().st_mtime_ns == stamp
     assert "d.png (20,20,3)" in Path("set/meta_info_set_x4.txt").read_text()
-    assert names("set/GTmod2")[-1] == "sub/c.png"
+    assert names("set/GTmod2")[-1] == "sub_c.png"
 
 
 def test_a_data_set_of_other_settings_is_not_touched(photos):
@@ -90,7 +90,7 @@ def test_broken_photos_are_one_line_each_and_the_rest_is_done(photos):
     assert len(errors) == 2
     assert "photos/broken.png is not an image" in errors[0]
     assert "photos/tiny.png (3x3) is too small for scale 4" in errors[1]
-    assert names("set/LRbicx4") == ["a.png", "b.png", "sub/c.png"]
+    assert names("set/LRbicx4") == ["a.png", "b.png", "sub_c.png"]
 
 
 @pytest.mark.parametrize(
@@ -116,8 +116,8 @@ needs_lmdb = pytest.mark.skipif(find_spec("lmdb") is None, reason="lmdb is not i
 @pytest.mark.parametrize(
     ("more", "end", "keys"),
     [
-        ([], "", ["a", "b", "sub/c"]),
-        (["--sub-images", 28, "--step", 12], "_sub", ["a_s001", "a_s002", "b_s001", "b_s002", "sub/c_s001"]),
+        ([], "", ["a", "b", "sub_c"]),
+        (["--sub-images", 28, "--step", 12], "_sub", ["a_s001", "a_s002", "b_s001", "b_s002", "sub_c_s001"]),
     ],
 )
 def test_lmdbs_hold_what_training_reads(photos, more, end, keys):
@@ -145,7 +145,7 @@ def test_an_lmdb_is_kept_while_it_holds_the_same_images(photos):
     assert data.stat().st_mtime_ns == stamp
     write_image(random_image(20, 20), Path("photos/d.png"))
     prepare("photos", "-o", "set", "--lmdb")
-    assert lmdb_keys(Path("set/GTmod4.lmdb")) == ["a", "b", "d", "sub/c"]
+    assert lmdb_keys(Path("set/GTmod4.lmdb")) == ["a", "b", "d", "sub_c"]
     assert not [path for path in Path("set").iterdir() if path.name.startswith(".")]
 
 
@@ -154,7 +154,7 @@ def test_names_that_an_lmdb_cannot_hold_are_said_before_the_work(photos):
     write_image(random_image(20, 20), Path("photos/sub/d.v2.png"))
     result = prepare("photos", "-o", "set", "--lmdb")
     assert result.exit_code == 2
-    assert "sub/d.v2.png cannot be put in an LMDB: BasicSR reads keys of an LMDB up to their first dot" in result.stderr
+    assert "sub_d.v2.png cannot be put in an LMDB: BasicSR reads keys of an LMDB up to their first dot" in result.stderr
     assert not Path("set").exists()
 
 
@@ -240,3 +240,26 @@ def test_a_bad_label_fails_its_image(detection):
     assert result.exit_code == 1
     assert "set/labels/train/a.txt:1 is not 'class cx cy w h'" in result.stderr
     assert names("out/images") == ["val/b.png"]
+
+
+def test_photos_in_folders_have_flat_names_which_must_not_meet(photos):
+    write_image(random_image(20, 20), Path("photos/sub_c.png"))
+    result = prepare("photos", "-o", "set", "--scale", 2)
+    assert result.exit_code == 2
+    assert "would both be called sub_c.png: prepare their folders one by one" in result.stderr
+    assert not Path("set").exists()
+
+
+@pytest.mark.skipif(find_spec("basicsr") is None, reason="basicsr is not installed here (Python 3.13 and later)")
+def test_basicsr_reads_what_is_made_of_folders(photos):
+    from basicsr.data.paired_image_dataset import PairedImageDataset
+
+    import hatdet.training  # noqa: F401 (after it BasicSR can be imported)
+
+    assert prepare("photos", "-o", "set", "--scale", 4).exit_code == 0
+    common = {"io_backend": {"type": "disk"}, "phase": "val", "scale": 4}
+    folders = {"dataroot_gt": "set/GTmod4", "dataroot_lq": "set/LRbicx4"}
+    for more in ({}, {"meta_info_file": "set/meta_info_set_x4.txt"}):
+        pairs = PairedImageDataset({**common, **folders, **more})
+        assert len(pairs) == 3
+        assert all(pairs[i]["gt"].shape[1] == 4 * pairs[i]["lq"].shape[1] for i in range(3))
