@@ -62,7 +62,7 @@ REAL_MSE = Recipe("1.0e-4", 1_000_000, (1_000_000,), workers=5, every=10_000, se
 REAL_GAN = Recipe("1.0e-4", 400_000, (400_000,), workers=5, every=10_000, sets=(), print_every=200, train="")
 XS = Recipe(
     lr="4.0e-4",
-    steps=11_000,
+    steps=20_000,
     batch=8,
     workers=1,
     patch=32,
@@ -128,7 +128,8 @@ def paired(name: str, family: str, scale: int, recipe: Recipe, start: str) -> tu
 def own(scale: int) -> tuple[str, str]:
     """HAT-XS on a folder of photos."""
     about = f"HAT-XS x{scale}, the smallest size, on photos of your own and one machine.\n"
-    about += f"Data: hatdet prepare PHOTOS/ -o datasets/photos --scale {scale} --sub-images 192 --step 96"
+    about += f"Data: hatdet prepare PHOTOS/ -o datasets/photos --scale {scale} --sub-images 192 --step 96\n"
+    about += "Without Set5 and BSD100 to measure on: --force_yml datasets:val_1=~ datasets:val_2=~"
     start = NOTHING.replace(
         "pretrain_network_g: ~", "pretrain_network_g: hat-xs-x4  # what ships; ~ begins from nothing"
     )

@@ -61,7 +61,8 @@ def run(
 ) -> None:
     """Make training pairs: mod-cropped references and their MATLAB-bicubic reductions, with meta_info files.
 
-    Photos in folders inside the folder are called FOLDER_NAME. A run that was stopped goes on where it was. A data set made with other settings is not touched.
+    Photos of folders in the folder are called FOLDER_NAME. A run that was stopped goes on where it was. A data set made
+    with other settings is not touched.
 
     With --detection: a detection data set as it looks in low resolution, or upscaled again, for training a detector.
 
