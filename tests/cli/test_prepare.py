@@ -252,14 +252,15 @@ def test_photos_in_folders_have_flat_names_which_must_not_meet(photos):
 
 @pytest.mark.skipif(find_spec("basicsr") is None, reason="basicsr is not installed here (Python 3.13 and later)")
 def test_basicsr_reads_what_is_made_of_folders(photos):
-    from basicsr.data.paired_image_dataset import PairedImageDataset
+    from hatdet.training import plugins
 
-    import hatdet.training  # noqa: F401 (after it BasicSR can be imported)
-
+    plugins.register()
     assert prepare("photos", "-o", "set", "--scale", 4).exit_code == 0
-    common = {"io_backend": {"type": "disk"}, "phase": "val", "scale": 4}
+    common = {"phase": "val", "scale": 4}
     folders = {"dataroot_gt": "set/GTmod4", "dataroot_lq": "set/LRbicx4"}
     for more in ({}, {"meta_info_file": "set/meta_info_set_x4.txt"}):
-        pairs = PairedImageDataset({**common, **folders, **more})
+        pairs = plugins.find("dataset", "PairedImageDataset")(
+            {**common, **folders, **more, "io_backend": {"type": "disk"}}
+        )
         assert len(pairs) == 3
         assert all(pairs[i]["gt"].shape[1] == 4 * pairs[i]["lq"].shape[1] for i in range(3))
