@@ -273,7 +273,11 @@ class HATModel(SRModel):  # type: ignore[misc]
         return scores
 
     def _remember(self, name: str, scores: Scores, current_iter: int | str) -> None:
-        self._initialize_best_metric_results(name)
+        record = self.best_metric_results.setdefault(name, {})
+        for metric, how in self.opt["val"]["metrics"].items():  # one may be new since the run was begun
+            better = how.get("better", "higher")
+            worst = -math.inf if better == "higher" else math.inf
+            record.setdefault(metric, {"better": better, "val": worst, "iter": -1})
         if not isinstance(current_iter, int):
             return
         if current_iter == 0:

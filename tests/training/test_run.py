@@ -173,6 +173,17 @@ def test_a_resumed_run_follows_what_the_option_file_says_now(tmp_path, caplog):
     assert state["optimizers"][0]["param_groups"][0]["lr"] == pytest.approx(expected)
 
 
+def test_a_metric_and_a_data_set_that_are_new_are_taken_up(tmp_path, caplog):
+    first = tiny_options(tmp_path, 2)
+    del first["val"]["metrics"]["ssim"]
+    train(first)
+    later = tiny_options(tmp_path, 4)
+    later["datasets"]["val_2"] = {**later["datasets"]["val"], "name": "more"}
+    train(later, auto_resume=True)
+    assert "# ssim: " in lines(caplog)
+    assert "Validation more (4 images)" in lines(caplog)
+
+
 def test_only_the_newest_checkpoints_are_kept(tmp_path):
     options = tiny_options(tmp_path, 8)
     options["logger"].update(save_checkpoint_freq=2, keep_checkpoints=2)
