@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,27 @@ from basicsr.utils import init_tb_logger, init_wandb_logger
 from basicsr.utils.logger import get_root_logger, initialized_logger
 
 from hatdet.core.atomic import write_text
+from hatdet.core.errors import OptionsError
 from hatdet.training.distributed import Team
 
 __all__ = ["curve_writer", "logging_to"]
 
 
 def curve_writer(options: dict[str, Any]) -> Any:
-    """Tensorboard's writer and wandb, as the option file asks; none in a debug run."""
+    """Tensorboard's writer, which wandb follows, as the option file asks; none in a debug run.
+
+    Raises:
+        OptionsError: what it asks for is not installed.
+    """
     if options["name"].startswith("debug"):
         options["logger"]["use_tb_logger"] = False
     wandb = options["logger"].get("wandb") or {}
     options["logger"].setdefault("use_tb_logger", False)
     if not options["logger"]["use_tb_logger"]:
         return None
+    for package, key, wanted in (("tensorboard", "use_tb_logger", True), ("wandb", "wandb", wandb.get("project"))):
+        if wanted and find_spec(package) is None:
+            raise OptionsError(f"logger:{key} needs {package}, which is not installed: pip install {package}")
     if wandb.get("project"):
         init_wandb_logger(options)
     return init_tb_logger(log_dir=str(Path(options["root_path"]) / "tb_logger" / options["name"]))
