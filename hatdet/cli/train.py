@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -54,14 +54,15 @@ def run(
         from hatdet.training.run import train
 
         options = read_options(opt, train=True, overrides=overrides(force_yml, more), debug=debug)
-        with _watched(session.console, session.live) as (handler, on_step):
+        with _watched(session.console, session.live, "training") as watch:
             finished = train(
                 options,
                 launcher=launcher,
                 auto_resume=auto_resume,
                 overwrite=overwrite,
-                handler=handler,
-                on_step=on_step,
+                handler=watch.handler,
+                on_step=watch.on_step,
+                on_image=watch.on_image,
             )
         if options["rank"] == 0:
             session.result(str(finished.folder / "models" / "net_g_latest.pth"))
@@ -90,18 +91,30 @@ def run_test(
         from hatdet.training.run import measure
 
         options = read_options(opt, train=False, overrides=overrides(force_yml, more), debug=debug)
-        scores = measure(options, launcher=launcher)
+        with _watched(session.console, session.live, "testing") as watch:
+            scores = measure(options, launcher=launcher, handler=watch.handler, on_image=watch.on_image)
         if options["rank"] == 0:
             for name, means in scores.items():
                 values = ", ".join(f"{metric} {value:.4f}" for metric, value in means.items())
                 session.result(f"{name}: {values or 'no metrics'}")
 
 
+class _Watch(NamedTuple):
+    """Who is told what happens; nobody where nobody watches."""
+
+    handler: logging.Handler | None = None
+    on_step: Callable[[int, int, Mapping[str, float]], None] | None = None
+    on_image: Callable[[int, int], None] | None = None
+
+
 @contextmanager
-def _watched(console: Console, live: bool) -> Iterator[tuple[logging.Handler | None, Any]]:
-    """A live line with the iteration, the speed and the losses on a terminal; elsewhere the log's own lines."""
+def _watched(console: Console, live: bool, what: str) -> Iterator[_Watch]:
+    """A live line on a terminal, below the log: the iteration, the speed, the losses; or the images of a validation.
+
+    Elsewhere the log's own lines are all there is.
+    """
     if not live:
-        yield None, None
+        yield _Watch()
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.text import Text
@@ -111,7 +124,7 @@ def _watched(console: Console, live: bool) -> Iterator[tuple[logging.Handler | N
             console.print(Text(self.format(record)))
 
     columns = (
-        TextColumn("training"),
+        TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[speed]}"),
@@ -119,16 +132,21 @@ def _watched(console: Console, live: bool) -> Iterator[tuple[logging.Handler | N
         TextColumn("{task.fields[losses]}"),
     )
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("training", total=None, speed="", losses="")
+        steps = progress.add_task(what, total=None, speed="", losses="")
+        images = progress.add_task("validating", total=None, speed="", losses="", visible=False)
 
         def on_step(iteration: int, total: int, logged: Mapping[str, float]) -> None:
-            progress.update(task, completed=iteration, total=total)
-            speed = progress.tasks[0].finished_speed or progress.tasks[0].speed
+            speed = progress.tasks[steps].speed
             fields = {"speed": f"{speed:.2f} it/s" if speed else ""}
             if logged:
                 fields["losses"] = " ".join(f"{name} {value:.4f}" for name, value in logged.items())
-            progress.update(task, **fields)  # type: ignore[arg-type]
+            progress.update(steps, completed=iteration, total=total, **fields)  # type: ignore[arg-type]
+
+        def on_image(done: int, total: int) -> None:
+            if done == 1:
+                progress.reset(images)
+            progress.update(images, completed=done, total=total, visible=done < total)
 
         handler = Above()
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-        yield handler, on_step
+        yield _Watch(handler, on_step, on_image)

@@ -30,7 +30,7 @@ from hatdet.core.errors import OptionsError, TrainingError
 from hatdet.training.checkpoints import load_into, save_networks, save_state
 from hatdet.training.distributed import Team
 from hatdet.training.perceptual import perceptual_loss
-from hatdet.training.validation import Scores, evaluating, protocol, upscaler_of, validate
+from hatdet.training.validation import OnImage, Scores, evaluating, protocol, upscaler_of, validate
 
 __all__ = ["HATModel"]
 
@@ -53,6 +53,7 @@ class HATModel(SRModel):  # type: ignore[misc]
         self.best_metric_results: dict[str, Any] = {}
         self.start_scores: dict[str, dict[str, float]] = {}
         self._validations = 0
+        self.on_image: OnImage | None = None  # told of each image of a validation, in the process that leads
         super().__init__(opt)
 
     def model_to_device(self, net: nn.Module) -> nn.Module:
@@ -266,6 +267,7 @@ class HATModel(SRModel):  # type: ignore[misc]
                 topic=f"validation {self._validations}",
                 save_to=folder,
                 suffix=suffix,
+                on_image=self.on_image if self.team.leads else None,
             )
         if metrics:
             self._remember(name, scores, current_iter)

@@ -32,6 +32,7 @@ from hatdet.training.distributed import Team, join
 from hatdet.training.draws import Draws, seed_all, training_loader
 from hatdet.training.logs import curve_writer, logging_to
 from hatdet.training.starts import starting_point
+from hatdet.training.validation import OnImage
 
 log = logging.getLogger("basicsr")
 
@@ -55,6 +56,7 @@ def train(
     auto_resume: bool = False,
     overwrite: bool = False,
     on_step: OnStep | None = None,
+    on_image: OnImage | None = None,
     handler: logging.Handler | None = None,
 ) -> Finished:
     """Train as an option file says (`read_options`), to `train:total_iter`.
@@ -67,6 +69,7 @@ def train(
         auto_resume: go on from the newest complete checkpoint, if there is one.
         overwrite: remove what an earlier run of this name left.
         on_step: called after every iteration, by the process that leads.
+        on_image: called after every image of a validation with the images done and in all, by the process that leads.
         handler: takes the log lines that would go to stderr.
 
     Raises:
@@ -81,6 +84,7 @@ def train(
         state = starting_point(options, team, auto_resume, overwrite)
         with logging_to(options, team, "train", handler):
             run = _Run(options, team, state)
+            run.model.on_image = on_image
             run.go(on_step)
             return Finished(run.paths["experiments_root"], run.total, run.scores)
     finally:
@@ -88,7 +92,11 @@ def train(
 
 
 def measure(
-    options: dict[str, Any], *, launcher: str = "none", handler: logging.Handler | None = None
+    options: dict[str, Any],
+    *,
+    launcher: str = "none",
+    on_image: OnImage | None = None,
+    handler: logging.Handler | None = None,
 ) -> dict[str, dict[str, float]]:
     """Validate weights on the data sets of a test option file; return the mean of each metric by data set.
 
@@ -105,6 +113,7 @@ def measure(
         Path(options["path"]["log"]).mkdir(parents=True, exist_ok=True)
         with logging_to(options, team, "test", handler):
             model = build_model(options)
+            model.on_image = on_image
             scores = {}
             for loader in _validation_sets(options):
                 found = model.validation(loader, options["name"], None, options["val"]["save_img"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +21,11 @@ from hatdet.imaging.files import to_array, write_image
 from hatdet.sr.upscalers import DEFAULT_OVERLAP, DEFAULT_TILE, HatUpscaler
 from hatdet.training.distributed import Team
 
-__all__ = ["Scores", "evaluating", "protocol", "upscaler_of", "validate"]
+__all__ = ["OnImage", "Scores", "evaluating", "protocol", "upscaler_of", "validate"]
 
 log = logging.getLogger("basicsr")
+
+OnImage = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ def validate(
     topic: str,
     save_to: Path | None = None,
     suffix: str = "",
+    on_image: OnImage | None = None,
 ) -> Scores:
     """Upscale the low-resolution images of a BasicSR data set and compare them with their references.
 
@@ -86,6 +89,7 @@ def validate(
         dataset: gives `lq` and, for metrics, `gt`: `(3, h, w)` RGB in [0, 1], and `lq_path`.
         metrics: BasicSR's: a name, and its type and arguments.
         save_to: folder for the upscaled images, which are called `<image><suffix>.png`.
+        on_image: called after each image of this process with the images done and all of them.
     """
     mine: list[dict[str, float]] = []
     count = len(dataset)  # type: ignore[arg-type]  # BasicSR's data sets have a length
@@ -97,6 +101,8 @@ def validate(
         if metrics and "gt" in sample:
             pictures = {"img": _bgr(result.pixels), "img2": _bgr(sample["gt"])}
             mine.append({name: float(calculate_metric(pictures, dict(how))) for name, how in metrics.items()})
+        if on_image is not None:
+            on_image(index + 1, count)
     values = [value for part in team.exchange(topic, mine) for value in part]
     means, infinite = {}, {}
     for name in metrics:

@@ -288,7 +288,9 @@ def test_validation_tells_where_the_run_began_and_how_far_it_is(tmp_path, caplog
     monkeypatch.setattr(HATModel, "validation", validation)
     options = tiny_options(tmp_path, 4, ema_decay=0)
     options["val"]["val_freq"] = 2
-    finished = train(options)
+    images = []
+    finished = train(options, on_image=lambda *of: images.append(of))
+    assert images == 3 * [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert modes == [True, True, True]
     text = lines(caplog)
     assert text.count("Validation held (4 images)") == 3
