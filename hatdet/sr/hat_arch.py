@@ -87,11 +87,15 @@ def shift_mask(window: int, shift: int, *, last_row: bool, last_column: bool) ->
     return torch.where(region[:, None] == region[None, :], 0.0, SHIFT_MASK_VALUE)
 
 
+def _shift_mask(device: torch.device, window: int, last_row: bool, last_column: bool, shift: int) -> Tensor:
+    return shift_mask(window, shift, last_row=last_row, last_column=last_column).to(device)
+
+
 @lru_cache(maxsize=64)
-def _shift_mask_on(device: torch.device, window: int, last_row: bool, last_column: bool, shift: int) -> Tensor:
+def _shift_mask_once(device: torch.device, window: int, last_row: bool, last_column: bool, shift: int) -> Tensor:
     """`shift_mask`, made once for a device: in training it is wanted at every step."""
     with torch.inference_mode(False):
-        return shift_mask(window, shift, last_row=last_row, last_column=last_column).to(device)
+        return _shift_mask(device, window, last_row, last_column, shift)
 
 
 class DropPath(nn.Module):
@@ -239,7 +243,9 @@ class WindowAttention(nn.Module):
         """Attend inside windows that share one mask. Shape: `(windows, heads, tokens, head width)`."""
         mask = None
         if border is not None and (border[0] or border[1]):
-            mask = _shift_mask_on(q.device, self.window_size, *border)
+            # A compiler folds the mask into the kernel that adds it, and warns about what is kept beside the graph.
+            make = _shift_mask if torch.compiler.is_compiling() else _shift_mask_once
+            mask = make(q.device, self.window_size, *border)
         bias = self._bias.gather(self.relative_position_bias_table, index, q.dtype, mask, border)
         dropout = self.attn_drop if self.training else 0.0
         return attend(q, k, v, bias, self.scale, dropout)

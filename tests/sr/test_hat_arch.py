@@ -180,7 +180,7 @@ def test_biases_are_made_once_for_a_size_and_again_when_the_table_changes(monkey
     made = []
     real = torch.nn.functional.embedding
     monkeypatch.setattr(torch.nn.functional, "embedding", lambda *args: made.append(1) or real(*args))
-    hat_arch._shift_mask_on.cache_clear()
+    hat_arch._shift_mask_once.cache_clear()
     real_mask = hat_arch.shift_mask
     monkeypatch.setattr(hat_arch, "shift_mask", lambda *args, **named: made.append(1) or real_mask(*args, **named))
     x = torch.rand(1, 3, 24, 24)
@@ -208,7 +208,7 @@ def test_training_after_inference_is_not_disturbed_by_what_inference_kept():
         network(x)
     network.train()
     network(x).sum().backward()
-    hat_arch._shift_mask_on.cache_clear()
+    hat_arch._shift_mask_once.cache_clear()
     with torch.inference_mode():
         network(x)  # masks that are made here serve training too
     network(x).sum().backward()

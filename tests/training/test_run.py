@@ -272,6 +272,16 @@ def test_bf16_channels_last_and_compiled(tmp_path, monkeypatch):
     assert all(value.dtype != torch.bfloat16 for value in saved(tmp_path / "experiments" / "tiny", 2).values())
 
 
+@pytest.mark.slow
+def test_a_compiled_step_is_the_same_step(tmp_path):
+    for name, compiled in (("eager", False), ("compiled", True)):
+        options = tiny_options(tmp_path, 3, name=name, compile=compiled)
+        options["network_g"].update(drop_path_rate=0.0, depths=[2], num_heads=[3])
+        train(options)
+    eager, compiled = (saved(tmp_path / "experiments" / name, 3) for name in ("eager", "compiled"))
+    assert_same(eager, compiled, 1e-4)
+
+
 # ------------------------------------------------------------------------------------------ 3. validation
 
 
