@@ -115,7 +115,7 @@ CATALOGUE: tuple[WeightsRecord, ...] = (
         4,
         672_057,
         "hat-xs-x4.safetensors",
-        "eaa9769098a376580d301014a7429023f5194b3b6e555e7f1987cb27ac89aea3",
+        "19e2cb5d941ccb52a65ac4a6142c35fad85f02ea13b2d680ba46f5d4a34f535a",
         "AGPL-3.0-or-later",
         note="clean low-resolution images, on any machine",
     ),
