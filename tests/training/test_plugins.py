@@ -7,7 +7,7 @@ from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
 
 from hatdet.core.errors import OptionsError
 from hatdet.sr.hat_arch import HAT
-from hatdet.training import plugins
+from hatdet.training import basicsr_compat, plugins
 from hatdet.training.hat_model import HATModel
 
 
@@ -46,3 +46,9 @@ def test_a_name_that_is_taken_is_not_shadowed(monkeypatch):
     monkeypatch.setitem(ARCH_REGISTRY._obj_map, "HAT", HATModel)
     with pytest.raises(OptionsError, match=r"HAT is taken in BasicSR's registry by hatdet.training.hat_model.HATModel"):
         plugins.register()
+
+
+def test_without_basicsr_training_says_why(monkeypatch):
+    monkeypatch.setattr(basicsr_compat.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(OptionsError, match=r"training needs basicsr, which is not installed .* 3\.11 and 3\.12 only"):
+        basicsr_compat.make_importable()
