@@ -282,7 +282,8 @@ def _stopping() -> Iterator[_Stop]:
     before: dict[int, Any] = {}
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, ask)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # a shell's `&`, nohup: not meant for this run
+                before[number] = signal.signal(number, ask)
     except ValueError:  # not the main thread: who runs us there decides about signals
         pass
     try:

@@ -126,6 +126,15 @@ def test_a_state_that_cannot_be_read_is_passed_over(tmp_path):
     assert_same(saved(folder, 8), before)
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C works, also where the tests themselves run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_stopped_run_saves_first(tmp_path):
     def on_step(iteration, total, logged):
         if iteration == 3:
@@ -136,6 +145,13 @@ def test_a_stopped_run_saves_first(tmp_path):
     folder = tmp_path / "experiments" / "tiny"
     assert [path.name for path in (folder / "training_states").iterdir()] == ["3.state"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_a_run_that_is_to_ignore_ctrl_c_does(tmp_path):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    train(tiny_options(tmp_path, 2), on_step=lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    assert (tmp_path / "experiments" / "tiny" / "models" / "net_g_latest.pth").is_file()
 
 
 def test_a_run_is_not_begun_again_unasked(tmp_path):
