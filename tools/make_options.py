@@ -71,7 +71,7 @@ XS = Recipe(
     warmup=100,
     train="""\
 precision: bf16  # autocast: weights and optimizer stay in fp32
-fp32_tail: false  # two thirds of this network's operations are its reconstruction
+fp32_tail: false  # the reconstruction in bf16 too, which is much of so small a network's work
 channels_last: true
 grad_clip: 1.0""",
     logger="save_checkpoint_freq: 500\nkeep_checkpoints: 3",

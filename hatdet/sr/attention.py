@@ -14,8 +14,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float, dropout:
 
     Shape: q `(n, heads, queries, d)`, k and v `(n, heads, keys, d)`, bias `(1, heads, queries, keys)` in q's dtype.
     """
-    # On the CPU a bias that wants a gradient sends PyTorch's fused attention to its slowest path: written out it is
-    # 2 to 3 times as fast there, forward and backward.
+    # On the CPU a bias that wants a gradient sends PyTorch's fused attention to its slowest path: written out, the
+    # same operations are fewer.
     if q.device.type == "cpu" and bias.requires_grad:
         weights = torch.softmax((q * scale) @ k.transpose(-2, -1) + bias, dim=-1)
         return F.dropout(weights, dropout) @ v if dropout else weights @ v

@@ -17,7 +17,7 @@ def keep_freed_memory() -> bool:
     """Tell glibc to keep what is freed, for the rest of this process; whether it is there to be told.
 
     By default it gives large blocks back to the system at once. Training wants blocks of the same sizes at every
-    step, and the page faults on fresh ones take a third of a small network's step.
+    step, and the page faults on fresh ones take a good part of it (`tools/bench_training.py --keep-memory`).
     """
     if not sys.platform.startswith("linux"):
         return False

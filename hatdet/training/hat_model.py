@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from hatdet.core.atomic import write_bytes
 from hatdet.core.errors import OptionsError, TrainingError
 from hatdet.training.checkpoints import load_into, save_networks, save_state
 from hatdet.training.distributed import Team
@@ -161,13 +160,16 @@ class HATModel(SRModel):  # type: ignore[misc]
         found: OrderedDict[str, Tensor] = OrderedDict()
         if self.cri_pix:
             found["l_pix"] = self.cri_pix(output, gt)
-        if self.cri_perceptual:
-            perceptual, style = self.cri_perceptual(output, gt)
-            if perceptual is not None:
-                found["l_percep"] = perceptual
-            if style is not None:
-                found["l_style"] = style
+        found.update(self.perceptual_losses(output, gt, "l_"))
         return torch.stack(list(found.values())).sum(), found
+
+    def perceptual_losses(self, output: Tensor, gt: Tensor, prefix: str) -> dict[str, Tensor]:
+        """Those of `train:perceptual_opt` that have a weight, by name in the log."""
+        if not self.cri_perceptual:
+            return {}
+        perceptual, style = self.cri_perceptual(output, gt)
+        found = {f"{prefix}percep": perceptual, f"{prefix}style": style}
+        return {name: value for name, value in found.items() if value is not None}
 
     def optimize_parameters(self, current_iter: int) -> None:
         """One step on the batch that was fed, computed in `train:accumulate` parts.
@@ -215,13 +217,9 @@ class HATModel(SRModel):  # type: ignore[misc]
         return torch.enable_grad()
 
     def _give_up(self, current_iter: int, loss: float, norm: float) -> None:
-        import io
-
         path = Path(self.opt["path"]["experiments_root"]) / f"not_finite_{current_iter}_rank{self.team.rank}.pt"
         batch = {"lq": self.lq.cpu(), "gt": self.gt.cpu(), "gt_path": self.names, "iter": current_iter}
-        buffer = io.BytesIO()
-        torch.save(batch, buffer)
-        write_bytes(path, buffer.getvalue())
+        save_state(path, batch)
         raise TrainingError(
             f"iteration {current_iter}: the loss is {loss:g} and its gradient's norm {norm:g}. The step was not taken; "
             f"the batch is in {path}. A smaller learning rate, train:grad_clip or precision fp32 may help"

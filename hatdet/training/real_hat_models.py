@@ -222,12 +222,7 @@ class RealHATGANModel(RealHATMSEModel):
                 average = self.net_g_ema(self.lq)
             where = get_refined_artifact_map(self.gt, output, average.float(), 7)
             found["l_g_ldl"] = self.cri_ldl(where * output, where * self.gt)
-        if self.cri_perceptual:
-            perceptual, style = self.cri_perceptual(output, percep_gt)
-            if perceptual is not None:
-                found["l_g_percep"] = perceptual
-            if style is not None:
-                found["l_g_style"] = style
+        found.update(self.perceptual_losses(output, percep_gt, "l_g_"))
         # Not in its DistributedDataParallel, which would wait for gradients of parameters that get none.
         judge = self.get_bare_model(self.net_d).requires_grad_(False)
         with self.precision():

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from types import FrameType
 from typing import Any
 
@@ -175,7 +176,7 @@ class _Run:
                     self.validate(iteration)
                 if on_step is not None and self.team.leads:
                     on_step(iteration, self.total, logged)
-                if stop.wanted:
+                if stop.is_set():
                     if self.team.size == 1:
                         self.save(iteration)
                         log.info("Stopped after iteration %d: --auto_resume goes on from there", iteration)
@@ -264,19 +265,13 @@ def _compare_batch(options: dict[str, Any], total: int) -> None:
         )
 
 
-class _Stop:
-    """Whether somebody asked the run to stop."""
-
-    wanted = False
-
-
 @contextmanager
-def _stopping() -> Iterator[_Stop]:
+def _stopping() -> Iterator[Event]:
     """Let Ctrl-C and SIGTERM end the iteration; a second one ends it at once."""
-    stop = _Stop()
+    stop = Event()
 
     def ask(number: int, _: FrameType | None) -> None:
-        stop.wanted = True
+        stop.set()
         signal.signal(number, before[number])
 
     before: dict[int, Any] = {}
