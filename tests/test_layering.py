@@ -37,6 +37,10 @@ NAMED_ONLY_IN = {
     "requests": {"core"},
     "pydantic": {"training"},
     "lmdb": {"imaging", "training"},
+    "faster_coco_eval": {"evaluation"},
+    "jinja2": {"evaluation"},
+    "lpips": {"evaluation"},
+    "scipy": {"evaluation"},
 }
 
 
