@@ -32,6 +32,8 @@ def prepare_detection(session: Session, data_file: Path, output: Path, scale: in
     if scale < 2:
         raise OptionsError(f"scale must be at least 2, got {scale}")
     data = read_detection_data(data_file)
+    if any(sample.annotations is not None for samples in data.splits.values() for sample in samples):
+        raise OptionsError(f"{data_file} holds COCO annotations: expected an Ultralytics data file with YOLO labels")
     made_by = f"reduced by {scale}" + ("" if upscaler == "none" else f", upscaled by {upscaler}")
     target = output / "data.yaml"
     if target.is_file() and made_by not in target.read_text().splitlines()[0]:

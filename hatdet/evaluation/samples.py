@@ -1,7 +1,11 @@
-"""Detection data sets as Ultralytics describes them: a YAML file, folders of images, YOLO labels beside them."""
+"""Detection data sets: which images and classes they have, and where the labels are.
+
+As Ultralytics describes them (a YAML file, folders of images, YOLO labels beside them) or COCO (one JSON file).
+"""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,42 +17,103 @@ import yaml
 from hatdet.core.errors import InputError, OptionsError
 from hatdet.imaging.sources import find_sources
 
-__all__ = ["DetectionData", "Sample", "cropped_labels", "read_detection_data"]
+__all__ = ["CocoBox", "DetectionData", "Problem", "Sample", "cropped_labels", "read_detection_data"]
 
 SPLITS = ("train", "val", "test")
+WHOLE = "all"  # the split of a COCO file, whose name a YAML file cannot use
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something in the labels that is not as it should be, and that an evaluation goes on without.
+
+    Attributes:
+        kind: one word to count by: `missing`, `unreadable`, `malformed`, `class`, `duplicate`, `outside`, `clipped`,
+            `size`, `image`.
+        text: one line: the place, what was expected, what came, what was done.
+    """
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True)
+class CocoBox:
+    """One annotation of a COCO file as it stands there, right or wrong: `read_labels` judges it.
+
+    Attributes:
+        annotation: its id.
+        category: the id of its category.
+        xywh: left, top, width, height in pixels of the whole image.
+        crowd: whether it encloses many objects, none of which is to be found.
+    """
+
+    annotation: int | str
+    category: object
+    xywh: tuple[object, ...]
+    crowd: bool
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image and the file of its labels, which need not exist: an image without one shows nothing.
+    """One image and where its labels are.
 
     Attributes:
         image: the file.
         relative: below the split's folder.
-        label: where its YOLO labels are.
+        label: its YOLO labels, a file that need not exist: an image without one shows nothing. Of COCO data the file
+            that `annotations` come from.
+        annotations: of COCO data, instead of a label file.
+        stated_wh: the size of the image as COCO data state it.
     """
 
     image: Path
     relative: Path
     label: Path
+    annotations: tuple[CocoBox, ...] | None = None
+    stated_wh: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
 class DetectionData:
-    """A data set: class names by id, samples by split."""
+    """A data set: class names by id, samples by split (of COCO data: `all`), labels that belong to no sample."""
 
     names: Mapping[int, str]
     splits: Mapping[str, tuple[Sample, ...]]
+    problems: tuple[Problem, ...] = ()
+
+    def split(self, name: str) -> tuple[Sample, ...]:
+        """The samples of a split by name; those of a COCO file whatever split is asked for.
+
+        Raises:
+            OptionsError: no such split.
+        """
+        samples = self.splits.get(WHOLE, self.splits.get(name))
+        if samples is None:
+            raise OptionsError(f"the data set has no split {name!r}: expected one of {', '.join(self.splits)}")
+        return tuple(sorted(samples, key=lambda sample: (sample.relative.as_posix(), str(sample.image))))
 
 
-def read_detection_data(path: Path) -> DetectionData:
-    """Read an Ultralytics data file (`path`, `train`, `val`, `test`, `names`) and list its images.
+def read_detection_data(path: Path, images: Path | None = None) -> DetectionData:
+    """Read an Ultralytics data file (`path`, `train`, `val`, `test`, `names`) or COCO's `.json`, and list its images.
 
     A relative `path` is below the file's own folder. A split is a folder, several, or a text file of image paths.
 
+    Args:
+        path: the data file.
+        images: the folder of a COCO file's images. By default it is sought where COCO's own layout has it: beside the
+            file, or for `annotations/instances_val2017.json` in `images/val2017`, `val2017` or `images`.
+
     Raises:
-        OptionsError: no such file or folder, no YAML, no class names, no split.
+        OptionsError: no such file or folder, neither YAML nor COCO, no class names, no split, ids that stand there
+            twice.
     """
+    if path.suffix.lower() == ".json":
+        return _read_coco(path, images)
+    if images is not None:
+        raise OptionsError(
+            f"{path} says itself where its images are: expected a COCO file (.json) with a folder {images}"
+        )
     try:
         content = yaml.safe_load(path.read_text())
     except OSError as error:
@@ -59,11 +124,17 @@ def read_detection_data(path: Path) -> DetectionData:
         raise OptionsError(f"{path} must name the classes (names:) and the folders of the images (train:, val:)")
     names = content["names"]
     pairs = names.items() if isinstance(names, dict) else enumerate(names)
+    try:
+        named = {int(key): str(value) for key, value in pairs}
+    except (TypeError, ValueError) as error:
+        raise OptionsError(
+            f"{path} must name the classes by number (names: {{0: car}}), got {str(names)[:80]}"
+        ) from error
     root = path.parent / str(content.get("path") or ".")
     splits = {split: _samples(content[split], root) for split in SPLITS if content.get(split)}
     if not splits:
         raise OptionsError(f"{path} names no images: expected at least one of {', '.join(SPLITS)}")
-    return DetectionData({int(key): str(value) for key, value in pairs}, splits)
+    return DetectionData(named, splits)
 
 
 def cropped_labels(label: Path, size_wh: tuple[int, int], cropped_wh: tuple[int, int]) -> str:
@@ -109,7 +180,83 @@ def _samples(split: Any, root: Path) -> tuple[Sample, ...]:
 
 
 def _label_of(image: Path) -> Path:
-    """Ultralytics' rule: the last folder called `images` becomes `labels`."""
-    mark = f"{os.sep}images{os.sep}"
-    text = str(image)
-    return Path(f"{os.sep}labels{os.sep}".join(text.rsplit(mark, 1))).with_suffix(".txt")
+    """Ultralytics' rule: the last folder called `images` becomes `labels`. It may be above the current folder."""
+    path = image if "images" in image.parts[:-1] else image.absolute()
+    folders = list(path.parts[:-1])
+    if "images" in folders:
+        last = len(folders) - 1 - folders[::-1].index("images")
+        folders[last] = "labels"
+    return Path(*folders, path.name).with_suffix(".txt")
+
+
+def _read_coco(path: Path, images: Path | None) -> DetectionData:
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise OptionsError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise OptionsError(f"{path} is not JSON: {' '.join(str(error).split())[:160]}") from error
+    listed, annotated, named = (_entries(path, content, table) for table in ("images", "annotations", "categories"))
+    for number, category in named.items():
+        if not isinstance(number, int) or not isinstance(category.get("name"), str):
+            raise OptionsError(f"{path}: expected categories with a number and a name, got {str(category)[:80]}")
+    for number, image in listed.items():
+        if not isinstance(image.get("file_name"), str) or not image["file_name"]:
+            raise OptionsError(f"{path}: image {number!r} has no file_name")
+    if not listed:
+        raise OptionsError(f"{path} names no images")
+    boxes: dict[int | str, list[CocoBox]] = {number: [] for number in listed}
+    problems = []
+    for number, annotation in annotated.items():
+        image_id, xywh = annotation.get("image_id"), annotation.get("bbox")
+        if not isinstance(image_id, int | str) or image_id not in boxes:
+            text = f"{path}: annotation {number!r} is of image {image_id!r}, expected one that the file lists: left out"
+            problems.append(Problem("image", text))
+            continue
+        # `ignore` is not looked at: COCO's own tools replace it by `iscrowd`.
+        crowd = bool(annotation.get("iscrowd"))
+        values = tuple(xywh) if isinstance(xywh, list) else (xywh,)
+        boxes[image_id].append(CocoBox(number, annotation.get("category_id"), values, crowd))
+    folder = _coco_images(path, images, [image["file_name"] for image in listed.values()])
+    samples = []
+    for number, image in listed.items():
+        name = Path(image["file_name"])
+        # Results are written under the relative name, so it must not lead out of their folder.
+        relative = Path(name.name) if name.is_absolute() or ".." in name.parts else name
+        w, h = image.get("width"), image.get("height")
+        stated = (w, h) if isinstance(w, int) and isinstance(h, int) else None
+        samples.append(Sample(folder / name, relative, path, tuple(boxes[number]), stated))
+    names = {int(number): str(category["name"]) for number, category in named.items()}
+    return DetectionData(names, {WHOLE: tuple(samples)}, tuple(problems))
+
+
+def _entries(path: Path, content: Any, table: str) -> dict[int | str, dict[str, Any]]:
+    """A table of a COCO file by id."""
+    rows = content.get(table) if isinstance(content, dict) else None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise OptionsError(f"{path} is not COCO: expected lists of images, annotations and categories, got no {table}")
+    entries: dict[int | str, dict[str, Any]] = {}
+    for row in rows:
+        number = row.get("id")
+        if not isinstance(number, int | str):
+            raise OptionsError(f"{path}: expected {table} with an id, got {str(row)[:80]}")
+        if number in entries:
+            raise OptionsError(f"{path}: expected each id once, got two {table} of id {number!r}")
+        entries[number] = row
+    return entries
+
+
+def _coco_images(path: Path, images: Path | None, names: list[str]) -> Path:
+    """The folder of a COCO file's images: the one that was named, or the first usual one that has the first of them."""
+    if images is not None:
+        if not any((images / name).is_file() for name in names):
+            raise OptionsError(f"{images} has none of the {len(names)} images of {path}: expected {names[0]}, ...")
+        return images
+    split = path.stem.rpartition("_")[2]  # of instances_val2017: val2017
+    above = Path(os.path.normpath(path.parent / ".."))
+    folders = (path.parent, above / "images" / split, above / split, above / "images")
+    for folder in folders:
+        if (folder / names[0]).is_file():
+            return folder
+    tried = ", ".join(str(folder) for folder in folders)
+    raise OptionsError(f"{names[0]} of {path} is in none of {tried}: name the folder of its images")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -232,6 +233,16 @@ def test_what_detection_cannot_be_is_exit_code_2(detection, arguments, sentence)
     assert result.exit_code == 2
     assert sentence in result.stderr
     assert not Path("out").exists()
+
+
+def test_coco_annotations_are_refused_before_anything_is_written(detection):
+    coco = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [], "categories": [{"id": 1, "name": "car"}]}
+    write_image(random_image(8, 8), Path("a.png"))
+    Path("coco.json").write_text(json.dumps(coco))
+    result = prepare("--detection", "coco.json", "-o", "new")
+    assert result.exit_code == 2
+    assert "coco.json holds COCO annotations: expected an Ultralytics data file" in result.output
+    assert not Path("new").exists()
 
 
 def test_a_bad_label_fails_its_image(detection):
