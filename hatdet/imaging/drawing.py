@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import io
 
 import numpy as np
 import PIL.Image
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from hatdet.core.types import Detections, Image
 from hatdet.imaging.files import to_array
 
-__all__ = ["side_by_side", "with_boxes"]
+__all__ = ["jpeg", "side_by_side", "with_boxes"]
 
 SMALLEST_PANEL = 480  # a panel is enlarged (pixels repeated) until its long side has this many pixels
 LARGEST_ENLARGEMENT = 16
@@ -58,6 +59,17 @@ def side_by_side(source: Image, seen: Image, detections: Detections, name: str) 
     right = with_boxes(seen, detections, enlarge, f"{name} {seen.width}x{seen.height}")
     gap = np.full((left.shape[0], GAP, 3), BACKGROUND, np.uint8)
     return np.concatenate([left, gap, right], axis=1)
+
+
+def jpeg(image: Image, size_wh: tuple[int, int], quality: int) -> bytes:
+    """The image in that size, as a JPEG file. Enlarged it is smooth, as a detector's letterbox makes it."""
+    picture = PIL.Image.fromarray(_eight_bits(image))
+    if picture.size != size_wh:
+        smaller = size_wh[0] < picture.width
+        picture = picture.resize(size_wh, PIL.Image.Resampling.LANCZOS if smaller else PIL.Image.Resampling.BILINEAR)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=quality, optimize=True)
+    return buffer.getvalue()
 
 
 def _captioned(picture: PIL.Image.Image, caption: str) -> PIL.Image.Image:
