@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hatdet import __version__
-from hatdet.cli import check_data, detect, doctor, metrics, models, prepare, sr, train
+from hatdet.cli import check_data, detect, doctor, evaluate, metrics, models, prepare, sr, train
 
 __all__ = ["app", "main"]
 
@@ -40,6 +40,7 @@ def _root(
 
 app.command("sr")(sr.run)
 app.command("detect")(detect.run)
+app.command("eval")(evaluate.run)
 app.command("metrics")(metrics.run)
 app.command("prepare")(prepare.run)
 app.command("check-data")(check_data.run)

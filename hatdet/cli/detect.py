@@ -23,6 +23,7 @@ from hatdet.cli.options import (
     ScaleOption,
     TileOption,
     UpscalerOption,
+    writable_file,
 )
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def run(
         labels = result_paths(sources, output / "labels", ".txt")
         larger = result_paths(sources, output / "sr")
         results = [*pictures, *(labels if save_txt else ()), *(larger if save_sr else ())]
-        check_results(sources, results if json_file in (None, "-") else [*results, _json_path(json_file)])
+        check_results(sources, results if json_file in (None, "-") else [*results, writable_file(json_file, "--json")])
         enlarge = None
         if upscale:
             enlarge = upscaler_with_progress(session, upscaler, scale, device, precision, tile, overlap, batch)
@@ -184,20 +185,6 @@ def run(
         if json_file is not None:
             _write_json(report, json_file, session)
         session.finish(started, output)
-
-
-def _json_path(name: str) -> Path:
-    """The file for the boxes, looked at before the work and not after it."""
-    from hatdet.core.errors import OptionsError
-
-    path = Path(name)
-    if not name or path.is_dir():
-        raise OptionsError(f"--json needs a file's name or -, got {name!r}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OptionsError(f"{name} cannot be written: {error.strerror}") from error
-    return path
 
 
 def _write_samples(folder: Path) -> list[Path]:

@@ -23,6 +23,7 @@ __all__ = [
     "TileOption",
     "UpscalerOption",
     "overrides",
+    "writable_file",
 ]
 
 # Where sr and detect write by default; never taken for input.
@@ -100,3 +101,21 @@ def overrides(force_yml: list[str] | None, more: list[str] | None) -> list[str]:
         if "=" not in word or not force_yml:
             raise OptionsError(f"{word} is no option: expected -opt FILE, and KEY:SUB=VALUE after --force_yml")
     return [*(force_yml or ()), *(more or ())]
+
+
+def writable_file(name: str, option: str) -> Path:
+    """A file that results will go to, looked at before the work and not after it; its folder is made.
+
+    Raises:
+        OptionsError: it is a folder, or the place cannot be written.
+    """
+    from hatdet.core.errors import OptionsError
+
+    path = Path(name)
+    if not name or path.is_dir():
+        raise OptionsError(f"{option} needs a file's name or -, got {name!r}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionsError(f"{name} cannot be written: {error.strerror}") from error
+    return path

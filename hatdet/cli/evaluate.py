@@ -1,0 +1,420 @@
+"""`hatdet eval`: does upscaling help on these images, and by how much?"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hatdet.cli.options import (
+    BatchOption,
+    DebugOption,
+    DeviceOption,
+    OverlapOption,
+    PrecisionOption,
+    QuietOption,
+    TileOption,
+    writable_file,
+)
+
+if TYPE_CHECKING:
+    from hatdet.cli.session import Session
+    from hatdet.evaluation.joint import JointEvaluation
+    from hatdet.evaluation.low_resolution import LowResolution
+    from hatdet.evaluation.results import Results
+    from hatdet.evaluation.samples import Sample
+
+__all__ = ["run"]
+
+_DATA = "Data"
+_COMPARISON = "Comparison"
+_VERDICT = "Verdict"
+_FILES = "Results"
+DEFAULT_ARMS = "lr,lr@imgsz,nearest,bicubic,hat-xs,hr"
+JSON_SCHEMA = 1
+# COCO's way of measuring: nearly every box, and what the evaluator then takes of them.
+CONFIDENCE, NMS_IOU, BOXES_KEPT = 0.001, 0.7, 300
+SHOWN_PROBLEMS = 20
+# Kinds of problems with labels that leave objects out: the answer is then not about all that was given.
+LEFT_OUT = ("class", "malformed", "outside", "unreadable", "image")
+
+
+def run(
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="Ultralytics data file (YAML: images and YOLO labels), or COCO annotations (JSON).",
+            metavar="FILE",
+            rich_help_panel=_DATA,
+        ),
+    ],
+    split: Annotated[str, typer.Option(help="Which images of the data file.", rich_help_panel=_DATA)] = "val",
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the images of a COCO file. [default: looked for near it]", rich_help_panel=_DATA),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Only the first so many images, by name.", min=1, rich_help_panel=_DATA)
+    ] = None,
+    scale: Annotated[int, typer.Option(help="Of the reduction, and of the upscaling after it.", min=2)] = 4,
+    degrade: Annotated[
+        Path | None,
+        typer.Option(
+            help="Reduce by blur, noise and JPEG too: a YAML file with BasicSR's names, seeded.",
+            metavar="FILE",
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
+    lr: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of low-resolution images of the same names: pairs that were photographed.",
+            metavar="DIR",
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
+    no_reference: Annotated[
+        bool,
+        typer.Option(
+            "--no-reference", help="The images are themselves of low resolution: mAP only.", rich_help_panel=_DATA
+        ),
+    ] = False,
+    arms: Annotated[
+        str,
+        typer.Option(
+            help="What to compare: lr (its own size), lr@imgsz (the detector's letterbox enlarges it), nearest, "
+            "bicubic, any upscaler's name or weights file, hr (the ceiling).",
+            metavar="A,B,...",
+            rich_help_panel=_COMPARISON,
+        ),
+    ] = DEFAULT_ARMS,
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The detector, by name or file; may be repeated to compare several. [default: the embedded one]",
+            rich_help_panel=_COMPARISON,
+            show_default=False,
+        ),
+    ] = None,
+    imgsz: Annotated[
+        int | None,
+        typer.Option(
+            help="Long side of the detector's input in all arms but lr. [default: the upscaled side, at most 2560]",
+            rich_help_panel=_COMPARISON,
+            show_default=False,
+        ),
+    ] = None,
+    size_frame: Annotated[
+        str | None,
+        typer.Option(
+            help="In whose pixels tiny (< 16²), small (< 32²), medium (< 96²) and large are meant: hr or source (the "
+            "low-resolution image). [default: hr, or source with --no-reference]",
+            rich_help_panel=_COMPARISON,
+            show_default=False,
+        ),
+    ] = None,
+    resamples: Annotated[int, typer.Option(help="Of the bootstrap.", min=2000, rich_help_panel=_VERDICT)] = 2000,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.", min=0, rich_help_panel=_VERDICT)] = 0,
+    groups: Annotated[
+        str | None,
+        typer.Option(
+            help="Resample whole sequences: folder, or a regular expression that finds a sequence's name in an image's "
+            "path, such as '^seq\\d+'.",
+            metavar="folder|REGEX",
+            rich_help_panel=_VERDICT,
+        ),
+    ] = None,
+    margin: Annotated[
+        float, typer.Option(help="A gain of fewer points of mAP is not worth an upscaler.", rich_help_panel=_VERDICT)
+    ] = 1.0,
+    json_file: Annotated[
+        str | None,
+        typer.Option("--json", help="Write all numbers; - is stdout.", metavar="FILE", rich_help_panel=_FILES),
+    ] = None,
+    html_file: Annotated[
+        str | None,
+        typer.Option("--html", help="Write the report: one file, no network.", metavar="FILE", rich_help_panel=_FILES),
+    ] = None,
+    csv_file: Annotated[
+        str | None,
+        typer.Option("--csv", help="Write the table for a spreadsheet.", metavar="FILE", rich_help_panel=_FILES),
+    ] = None,
+    save_boxes: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write labels and boxes in COCO's JSON, for other evaluators.", metavar="DIR", rich_help_panel=_FILES
+        ),
+    ] = None,
+    cache: Annotated[
+        Path,
+        typer.Option(
+            help="Keeps upscaled images and boxes: a second run, or one that was stopped, goes on from there.",
+            metavar="DIR",
+            rich_help_panel=_FILES,
+        ),
+    ] = Path("results/eval/cache"),
+    tile: TileOption = 256,
+    overlap: OverlapOption = 32,
+    batch: BatchOption = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Does upscaling help on your data, and by how much? Fidelity and detection on the same images, with controls.
+
+    Every image is reduced, shown to the detector in each of the ways that --arms names, and the boxes are compared with
+    the labels by COCO's protocol. Differences come with intervals (a paired bootstrap over the images) and a verdict.
+
+    Example: `hatdet eval --data coco128.yaml --html report.html`
+    """
+    from hatdet.cli.session import Session, guarded
+
+    with guarded(debug), Session(quiet, debug) as session:
+        from hatdet.cli.evaluate_parts import Machine, load_arms, load_detectors, only_these
+        from hatdet.core.errors import OptionsError
+        from hatdet.evaluation.arms import check_arms
+        from hatdet.evaluation.joint import JointEvaluation
+        from hatdet.evaluation.low_resolution import LowResolution, find_low_images, read_pair
+        from hatdet.evaluation.perceptual import load_lpips
+        from hatdet.evaluation.results import describe_data, measure
+        from hatdet.evaluation.samples import read_detection_data
+        from hatdet.evaluation.store import Store
+        from hatdet.imaging.degradations import Degradation
+
+        files = {option: name for option, name in (("json", json_file), ("html", html_file), ("csv", csv_file)) if name}
+        for option, name in files.items():
+            if (option, name) != ("json", "-"):
+                writable_file(name, f"--{option}")
+        if sum(bool(given) for given in (degrade, lr, no_reference)) > 1:
+            raise OptionsError(
+                "--degrade, --lr and --no-reference exclude one another: each says where LR images come from"
+            )
+        if size_frame not in (None, "hr", "source"):
+            raise OptionsError(f"size-frame must be hr or source, got {size_frame!r}")
+        names = check_arms(arms.split(","), reference=not no_reference)
+        found = read_detection_data(data, images)
+        samples = list(found.split(split))[:limit]
+        sequences = _sequences(samples, groups)
+        how = LowResolution(
+            scale,
+            Degradation.read(degrade) if degrade else None,
+            find_low_images(lr) if lr else None,
+            reference=not no_reference,
+        )
+        frame = size_frame or ("source" if no_reference else "hr")
+        machine = Machine(device, precision, tile, overlap, batch)
+        started = time.perf_counter()
+        with Store(cache) as store:
+            detectors, classes = load_detectors(
+                session, weights or [None], found.names, machine, CONFIDENCE, NMS_IOU, BOXES_KEPT
+            )
+            evaluation = JointEvaluation(
+                load_arms(session, names, scale, machine, store),
+                detectors,
+                scale,
+                store,
+                imgsz,
+                machine.largest_canvas,
+                scale if frame == "hr" else 1,
+                None if no_reference else load_lpips(machine.torch_device),
+            )
+            problems: list[Any] = list(found.problems)
+            read: list[Sample] = []
+            try:
+                for sample in session.over(samples, "evaluating"):
+                    with session.one(sample.image):
+                        pair = read_pair(sample, found.names, how)
+                        truth = only_these(pair.truth(evaluation.frame_scale), classes)
+                        evaluation.add(sample.relative.as_posix(), pair.low, pair.reference, truth, session.part_done)
+                        problems += pair.labels.problems
+                        read.append(sample)
+            except KeyboardInterrupt:
+                session.say(f"{len(read)} of {len(samples)} images are in {cache}: the same command goes on from there")
+                raise
+            if not read:
+                raise OptionsError(f"none of the {len(samples)} images of {data} could be evaluated")
+            left_out = _say_problems(session, problems)
+            results = None
+            for _ in session.over([None], "resampling"):
+                results = measure(
+                    evaluation,
+                    classes,
+                    resamples=resamples,
+                    seed=seed,
+                    groups=[sequences[sample.relative] for sample in read] if sequences else None,
+                    margin=margin / 100,
+                    arm_done=session.part_done,
+                )
+            assert results is not None
+            counts: dict[str, int] = {}
+            for problem in problems:
+                counts[problem.kind] = counts.get(problem.kind, 0) + 1
+            settings = {
+                "data": str(data),
+                "split": split,
+                "scale": scale,
+                "images": len(read),
+                "low_resolution": str(how),
+                "arms": names,
+                "confidence": CONFIDENCE,
+                "nms_iou": NMS_IOU,
+                "boxes_kept": BOXES_KEPT,
+                "boxes_evaluated": 100,
+                "imgsz": imgsz,
+                "size_frame": frame,
+                "fidelity": [str(protocol) for protocol in evaluation.protocols] if how.reference else [],
+                "resamples": resamples,
+                "seed": seed,
+                "groups": groups,
+                "margin": margin / 100,
+                "limit": limit,
+                **machine.settings(),
+                "weights": machine.hashes,
+            }
+            truths = [image.truth for image in evaluation.images]
+            report = {
+                "schema": JSON_SCHEMA,
+                "command": shlex.join(["hatdet", *sys.argv[1:]]),
+                "settings": settings,
+                "data": describe_data(truths, classes, [problem.text for problem in problems], counts),
+                "rows": results.rows,
+                "verdicts": [_verdict(verdict) for verdict in results.verdicts],
+            }
+            if html_file:
+                _write_html(session, html_file, report, evaluation, results, read, found.names, how, classes)
+            if save_boxes:
+                _write_boxes(save_boxes, evaluation, classes)
+        _write_tables(session, report, json_file, csv_file)
+        if json_file != "-":
+            from hatdet.evaluation.text import report_lines
+
+            for line in report_lines(report):
+                session.result(line)
+        session.failed += left_out
+        session.finish(started, ", ".join(name for name in files.values() if name != "-") or cache)
+
+
+def _sequences(samples: Sequence[Sample], groups: str | None) -> dict[Path, str] | None:
+    """The sequence of each image, by its path below the data."""
+    from hatdet.core.errors import OptionsError
+
+    if groups is None:
+        return None
+    if groups == "folder":
+        return {sample.relative: sample.relative.parent.as_posix() for sample in samples}
+    try:
+        pattern = re.compile(groups)
+    except re.error as error:
+        raise OptionsError(f"groups must be folder or a regular expression, got {groups!r}: {error}") from error
+    found = {}
+    for sample in samples:
+        match = pattern.search(sample.relative.as_posix())
+        if match is None:
+            raise OptionsError(f"groups {groups!r} finds no name in {sample.relative}")
+        found[sample.relative] = match[1] if pattern.groups else match[0]
+    return found
+
+
+def _say_problems(session: Session, problems: Sequence[Any]) -> int:
+    """Name what is wrong with labels; returns how many of them are left out of the evaluation."""
+    for problem in problems[:SHOWN_PROBLEMS]:
+        session.say(f"warning: {problem.text}")
+    if len(problems) > SHOWN_PROBLEMS:
+        session.say(f"warning: and {len(problems) - SHOWN_PROBLEMS} more problems with labels: all are in the report")
+    return sum(problem.kind in LEFT_OUT for problem in problems)
+
+
+def _verdict(verdict: Any) -> dict[str, Any]:
+    """One verdict of the schema."""
+    found = verdict.difference
+    return {
+        "kind": verdict.kind,
+        "detector": verdict.detector,
+        "arm": verdict.arm,
+        "control": verdict.control,
+        "metric": verdict.metric,
+        "difference": found and found.value,
+        "low": found and found.low,
+        "high": found and found.high,
+        "p": found and found.p,
+        "p_holm": verdict.p_holm,
+        "standard_deviation": found and found.standard_deviation,
+        "outcome": verdict.outcome,
+        "images_needed": verdict.images_needed,
+        "words": verdict.words,
+    }
+
+
+def _write_html(
+    session: Session,
+    file: str,
+    report: dict[str, Any],
+    evaluation: JointEvaluation,
+    results: Results,
+    samples: Sequence[Sample],
+    names: Any,
+    how: LowResolution,
+    classes: dict[int, str],
+) -> None:
+    from hatdet.core.atomic import write_text
+    from hatdet.evaluation.gallery import make_gallery
+    from hatdet.evaluation.low_resolution import read_pair
+    from hatdet.evaluation.report import html_report
+
+    gallery = []
+    if results.primary_changes:
+        changed = next(row for row in results.rows if row["changes"])
+        by_name = {arm.name: arm for arm in evaluation.arms}
+        gallery = make_gallery(
+            evaluation,
+            results.primary_changes,
+            (by_name[changed["changes"]["control"]], by_name[changed["arm"]]),
+            lambda index: read_pair(samples[index], names, how).low,
+            classes,
+        )
+    write_text(Path(file), html_report(report, gallery))
+    session.say(f"report in {file}")
+
+
+def _write_boxes(folder: Path, evaluation: JointEvaluation, classes: dict[int, str]) -> None:
+    """COCO's files: the labels once, the boxes of each detector and arm."""
+    from hatdet.core.atomic import write_text
+    from hatdet.evaluation.average_precision import coco_files
+
+    truths = [image.truth for image in evaluation.images]
+    names, sizes = [image.name for image in evaluation.images], [image.size_wh for image in evaluation.images]
+    for detector in evaluation.detectors:
+        for arm in evaluation.arms:
+            labels, boxes = coco_files(truths, evaluation.founds(detector, arm), classes, names, sizes)
+            name = re.sub(r"[^\w@.+-]+", "_", f"{detector.name}-{arm.name}")
+            write_text(folder / f"{name}.json", json.dumps(boxes))
+            write_text(folder / "labels.json", json.dumps(labels))
+
+
+def _write_tables(session: Session, report: dict[str, Any], json_file: str | None, csv_file: str | None) -> None:
+    from hatdet.core.atomic import write_text
+    from hatdet.evaluation.results import csv_rows
+
+    if csv_file:
+        rows = csv_rows(report["rows"])
+        text = io.StringIO()
+        table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+        write_text(Path(csv_file), text.getvalue())
+    if json_file:
+        content = json.dumps(report, indent=1, allow_nan=False) + "\n"
+        if json_file == "-":
+            sys.stdout.write(content)
+        else:
+            write_text(Path(json_file), content)

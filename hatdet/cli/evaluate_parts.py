@@ -1,0 +1,184 @@
+"""What `hatdet eval` puts together before it starts: arms, detectors, and what they depend on."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hatdet.cli.session import Session
+
+if TYPE_CHECKING:
+    import torch
+
+    from hatdet.core.types import Image, Upscaler
+    from hatdet.detection.chain import ChainResult
+    from hatdet.detection.yolo import YoloDetector
+    from hatdet.evaluation.arms import Arm
+    from hatdet.evaluation.boxes import Truth
+    from hatdet.evaluation.joint import DetectorUnderTest
+    from hatdet.evaluation.store import Store
+
+__all__ = ["Machine", "load_arms", "load_detectors", "only_these"]
+
+
+@dataclass
+class Machine:
+    """Where and how networks compute, and the hashes of those that were loaded, by their names in the report."""
+
+    device: str
+    precision: str
+    tile: int
+    overlap: int
+    batch: int | None
+    hashes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def torch_device(self) -> torch.device:
+        from hatdet.core.device import choose_device
+
+        return choose_device(self.device)
+
+    @property
+    def dtype(self) -> str:
+        """The precision that it comes down to."""
+        from hatdet.core.device import choose_precision
+
+        return str(choose_precision(self.precision, self.torch_device)).removeprefix("torch.")
+
+    @property
+    def largest_canvas(self) -> int:
+        from hatdet.detection.yolo import LARGEST_IMGSZ
+
+        return LARGEST_IMGSZ
+
+    def settings(self) -> dict[str, Any]:
+        """For the report."""
+        versions = {name: version(name) for name in ("hatdet", "torch", "ultralytics", "faster-coco-eval")}
+        return {
+            "device": str(self.torch_device),
+            "precision": self.dtype,
+            "tile": self.tile,
+            "overlap": self.overlap,
+            "versions": {**versions, "python": platform.python_version()},
+        }
+
+
+def load_arms(session: Session, names: Sequence[str], scale: int, machine: Machine, store: Store) -> list[Arm]:
+    """The arms of those names, their upscalers loaded.
+
+    Raises:
+        OptionsError, WeightsError, DeviceError: as `load_upscaler`.
+    """
+    from hatdet import __version__
+    from hatdet.cli.weights import upscaler_with_progress
+    from hatdet.core.fetch import sha256_of
+    from hatdet.evaluation.arms import Arm, StoredUpscaler, arm_kind
+    from hatdet.sr.weights import find_weights
+
+    arms = []
+    for name in names:
+        if arm_kind(name) != "upscaled":
+            fixed = name.removeprefix("lr@")
+            arms.append(Arm(name, imgsz=int(fixed) if fixed.isdigit() else None))
+            continue
+        upscaler = upscaler_with_progress(
+            session, name, scale, machine.device, machine.precision, machine.tile, machine.overlap, machine.batch
+        )
+        if name in ("bicubic", "nearest"):
+            made_by = [name]
+        else:
+            machine.hashes[name] = sha256_of(find_weights(name, scale).path)
+            kind = machine.torch_device.type
+            made_by = [machine.hashes[name], machine.dtype, kind, str(machine.tile), str(machine.overlap)]
+        arms.append(Arm(name, StoredUpscaler(upscaler, " ".join([__version__, *made_by]), store)))
+    return arms
+
+
+def load_detectors(
+    session: Session,
+    weights: Sequence[str | None],
+    names: Mapping[int, str],
+    machine: Machine,
+    confidence: float,
+    iou: float,
+    boxes: int,
+) -> tuple[list[DetectorUnderTest], dict[int, str]]:
+    """The detectors, and the classes of the data that all of them know: those are evaluated.
+
+    Raises:
+        WeightsError, DeviceError: as `load_detector`.
+        OptionsError: two detectors of one name, one that knows no class of the data.
+    """
+    from hatdet import __version__
+    from hatdet.cli.weights import download_progress
+    from hatdet.core.errors import OptionsError
+    from hatdet.core.fetch import sha256_of
+    from hatdet.detection.weights import find_detector
+    from hatdet.detection.yolo import load_detector
+    from hatdet.evaluation.joint import DetectorUnderTest
+    from hatdet.evaluation.labels import map_classes
+
+    loaded = []
+    known = set(names)
+    unknown: set[str] = set()
+    for given in weights:
+        with download_progress(session, str(given)) as on_fetch:
+            detector = load_detector(
+                given,
+                confidence=confidence,
+                iou=iou,
+                max_detections=boxes,
+                device=machine.device,
+                on_fetch=on_fetch,
+            )
+        stems = [Path(other or "").stem for other in weights]
+        name = str(given) if stems.count(Path(given or "").stem) > 1 else detector.name
+        if name in machine.hashes:
+            raise OptionsError(f"weights name {name} twice")
+        machine.hashes[name] = sha256_of(find_detector(given))
+        mapped = map_classes(names, detector.class_names)
+        known &= set(mapped.to_data.values())
+        unknown |= set(mapped.unknown)
+        fingerprint = f"{__version__} {machine.hashes[name]} {machine.torch_device.type} {confidence} {iou} {boxes}"
+        loaded.append(DetectorUnderTest(name, fingerprint, mapped.to_data, _chain(detector)))
+    if unknown:
+        session.say(f"classes that a detector does not know are not evaluated: {', '.join(sorted(unknown))}")
+    classes = {class_id: name for class_id, name in names.items() if class_id in known}
+    if not classes:
+        raise OptionsError("no class of the data is known to all detectors")
+    kept = [
+        DetectorUnderTest(
+            one.name,
+            one.fingerprint,
+            {theirs: ours for theirs, ours in one.to_data.items() if ours in classes},
+            one.run,
+        )
+        for one in loaded
+    ]
+    return kept, classes
+
+
+def only_these(truth: Truth, classes: Mapping[int, str]) -> Truth:
+    """The objects of the classes that are evaluated."""
+    import numpy as np
+
+    from hatdet.evaluation.boxes import Truth
+
+    kept = np.isin(truth.class_id, list(classes))
+    return Truth(truth.xyxy[kept], truth.class_id[kept], truth.crowd[kept])
+
+
+def _chain(detector: YoloDetector) -> Any:
+    """What `hatdet detect` runs, with a canvas of its own for each image."""
+    from dataclasses import replace
+
+    from hatdet.detection.chain import run_chain
+
+    def run(image: Image, upscaler: Upscaler | None, imgsz: int | None) -> ChainResult:
+        return run_chain(image, upscaler, replace(detector, imgsz=imgsz))
+
+    return run
