@@ -135,7 +135,7 @@ class Degradation:
             OptionsError: the file cannot be read or is no YAML, or as for `from_options`.
         """
         try:
-            loaded = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+            loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise OptionsError(f"{path} cannot be read: {error.strerror or error}") from error
         except (yaml.YAMLError, ValueError, RecursionError) as error:

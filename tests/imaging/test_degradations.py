@@ -454,14 +454,16 @@ def averaging(scale: int) -> float:
 
 
 def test_stages_follow_one_another_as_published(monkeypatch):
-    """Of the two orders of the last sinc filter and JPEG, each for half of the images."""
+    """The last sinc filter and JPEG in either order for half of the images; each way of resizing for a third."""
     done: list[str] = []
+    modes: list[str] = []
 
     def noted(name: str) -> Any:
         real = getattr(degradations, name)
 
         def wrapped(*taken: Any, **named: Any) -> Any:
             done.append(name[1:])
+            modes.extend(way for way in taken if isinstance(way, str))
             return real(*taken, **named)
 
         return wrapped
@@ -477,6 +479,7 @@ def test_stages_follow_one_another_as_published(monkeypatch):
         assert done[:7] == start
         endings[tuple(done[7:])] += 1
     assert min(endings.values()) > 30
+    assert all(70 <= modes.count(way) <= 130 for way in ("area", "bilinear", "bicubic"))  # of 300
 
 
 def test_probabilities_are_shares_of_the_images(monkeypatch):
