@@ -16,7 +16,8 @@ import pytest
 
 from hatdet.core.types import Image
 from hatdet.evaluation.changes import ImageChanges, JudgedBox
-from hatdet.evaluation.report import GalleryImage, fixed, html_report, number, p_value, signed
+from hatdet.evaluation.report import GalleryImage, html_report
+from hatdet.evaluation.wording import fixed, number, p_value, signed
 from hatdet.imaging.files import read_image, to_array
 from hatdet.imaging.resize import nearest, reduced, resize_bicubic
 from tests.helpers import sample_photo
