@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -175,3 +178,13 @@ def test_pairs_without_a_number_do_not_disturb_holm(kind):
     nothing = compare_arms(kind, "yolo", ("hat-xs", "bicubic"), "map50_95", numbers, 128, 128, 0.01)
     one = contrast(0.021, 0.007, kind="planned")
     assert [found.p_holm for found in after_holm([nothing, one], 128, 128, 0.01)] == [None, one.difference.p]
+
+
+@pytest.mark.slow
+def test_an_arm_against_itself_is_rarely_called_different():
+    tool = Path(__file__).parents[2] / "tools/verdict_power.py"
+    command = [sys.executable, str(tool), "calibrate", "--trials", "200"]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    claims = int(said.split()[0])
+    assert said.startswith(f"{claims} of 200 trials claim a difference between an arm and itself")
+    assert claims <= 16
