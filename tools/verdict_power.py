@@ -76,7 +76,7 @@ def power(trials: int, seed: int) -> None:
         truths, founds = scenes(1000, random)
         gains.append(estimate(truths, helped(truths, founds, share, random)) - estimate(truths, founds))
     print(f"{'images':>8}" + "".join(f"{100 * gain:>8.1f}" for gain in gains))
-    for images in (32, 64, 128, 256, 512):
+    for images in (32, 64, 128, 256):
         row = []
         for share in shares:
             claims = 0
@@ -93,7 +93,7 @@ def power_of_boxes(trials: int, seed: int, boxes: Path, arms: Sequence[Path]) ->
     truths, (first, second), classes = read_boxes(boxes, arms)
     print(f"{arms[0].stem} minus {arms[1].stem}, mAP50-95 in points; sets drawn from {len(truths)} images")
     print(f"{'images':>8}{'standard deviation':>20}{'80 % power resolves':>22}")
-    for images in (32, 64, 128, 256, 512, 1024, 2048):
+    for images in (32, 64, 128, 256, 512, 1024):
         deviations = []
         for trial in range(max(1, trials // 50)):
             random = np.random.default_rng([seed, trial, images])

@@ -109,10 +109,12 @@ def ssim(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
 def _ssim_of_channel(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     mean_a, mean_b = _blurred(a), _blurred(b)
-    var_a, var_b = _blurred(a * a) - mean_a**2, _blurred(b * b) - mean_b**2
-    covariance = _blurred(a * b) - mean_a * mean_b
-    similarity = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
-    return float(np.mean(similarity / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))))
+    # The formula holds the two variances as a sum only: one blur for both.
+    means, product = mean_a**2 + mean_b**2, mean_a * mean_b
+    variances = _blurred(a * a + b * b) - means
+    covariance = _blurred(a * b) - product
+    similarity = (2 * product + c1) * (2 * covariance + c2)
+    return float(np.mean(similarity / ((means + c1) * (variances + c2))))
 
 
 def _prepared(image: Pixels, reference: Pixels, protocol: Protocol) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
