@@ -201,6 +201,8 @@ def run(
             )
         if size_frame not in (None, "hr", "source"):
             raise OptionsError(f"size-frame must be hr or source, got {size_frame!r}")
+        if no_reference and arms == DEFAULT_ARMS:
+            arms = DEFAULT_ARMS.removesuffix(",hr")
         names = check_arms(arms.split(","), reference=not no_reference)
         found = read_detection_data(data, images)
         samples = list(found.split(split))[:limit]

@@ -93,7 +93,8 @@ def _protocol(report: Mapping[str, Any]) -> list[str]:
     )
     median = data["median_images_per_class"]
     lines = [
-        f"{data['images']} images, {data['boxes']} boxes, {data['classes_with_boxes']} of {data['classes']} classes"
+        f"{data['images']} images ({data['images_without_objects']} without objects), {data['boxes']} boxes, "
+        f"{data['classes_with_boxes']} of {data['classes']} classes"
         + (f" (median {median:g} images a class)" if median is not None else ""),
         f"COCO's protocol, {kept}; sizes by box area in the {settings['size_frame']} frame; tiny is a part of small",
         f"intervals: 95 %, {settings['resamples']} resamples of {'groups' if settings['groups'] else 'images'}, "

@@ -215,6 +215,12 @@ def test_images_that_are_small_themselves(data):
     assert by_size["medium"] > larger["data"]["boxes_by_size"]["medium"]
 
 
+def test_without_a_reference_the_default_arms_have_no_ceiling(data):
+    report = report_of("--data", data, "--no-reference", "--limit", "1")
+    assert [row["arm"] for row in report["rows"]] == ["lr", "lr@imgsz", "nearest", "bicubic", "hat-xs"]
+    assert {row["gap_closed"] for row in report["rows"]} == {None}
+
+
 def test_a_folder_of_pairs(data):
     for name in PARTS:
         write_image(reduced(read_image(Path("images/val") / name), 4), Path("lr") / name)
@@ -268,6 +274,7 @@ def test_wrong_labels_are_named_and_counted(data, tmp_path):
     assert found["images_without_objects"] == 2
     assert found["counts"] == {"outside": 1, "clipped": 1, "class": 1, "missing": 1}
     assert len(found["problems"]) == 4
+    assert "4 images (2 without objects), 3 boxes" in result.stdout
 
 
 def test_a_damaged_image_is_left_out_of_every_arm(data, tmp_path):
@@ -313,6 +320,25 @@ def test_what_cannot_be_done_is_one_line(data, arguments, words):
     assert result.exit_code == 2
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error:")]
     assert words in line
+
+
+def test_classes_that_the_detector_does_not_know_are_named_and_not_evaluated(data, tmp_path):
+    for name in ("a.png", "b.png"):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        (tmp_path / "images" / name).write_bytes((Path("images/val") / name).read_bytes())
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels/a.txt").write_text(yolo_row(1, 38, 1, 182, 256) + yolo_row(0, 0, 0, 50, 50))
+    (tmp_path / "labels/b.txt").write_text(yolo_row(2, 1, 1, 191, 255))
+    # Other ids than the detector's, and another spelling: classes are matched by name.
+    content = {"path": str(tmp_path), "val": "images", "names": ["wug", "Person", "bus"]}
+    (tmp_path / "d.yaml").write_text(yaml.safe_dump(content))
+    result = evaluate("--data", tmp_path / "d.yaml", "--arms", "hr", "--json", tmp_path / "r.json")
+    assert result.exit_code == 0, result.output
+    assert "classes that a detector does not know are not evaluated: wug" in result.stderr
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert (report["data"]["classes"], report["data"]["boxes"]) == (2, 2)
+    assert set(report["rows"][0]["per_class"]) == {"Person", "bus"}
+    assert report["rows"][0]["map50"] > 0.9
 
 
 def test_data_and_detector_without_a_common_class(data, tmp_path):

@@ -211,4 +211,4 @@ def test_text_has_a_line_for_everything(arms):
         assert "No verdict: there is nothing to compare" in text
     else:
         assert "exploratory: hat-xs against lr" in text
-    assert "40 images, 120 boxes, 2 of 2 classes (median 27 images a class)" in text
+    assert "40 images (0 without objects), 120 boxes, 2 of 2 classes (median 27 images a class)" in text
