@@ -9,6 +9,7 @@ import re
 import shlex
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -183,6 +184,7 @@ def run(
         from hatdet.cli.evaluate_parts import Machine, load_arms, load_detectors, only_these
         from hatdet.core.errors import OptionsError
         from hatdet.evaluation.arms import check_arms
+        from hatdet.evaluation.boxes import MAX_DETECTIONS
         from hatdet.evaluation.joint import JointEvaluation
         from hatdet.evaluation.low_resolution import LowResolution, find_low_images, read_pair
         from hatdet.evaluation.perceptual import load_lpips
@@ -258,9 +260,6 @@ def run(
                     arm_done=session.part_done,
                 )
             assert results is not None
-            counts: dict[str, int] = {}
-            for problem in problems:
-                counts[problem.kind] = counts.get(problem.kind, 0) + 1
             settings = {
                 "data": str(data),
                 "split": split,
@@ -271,7 +270,7 @@ def run(
                 "confidence": CONFIDENCE,
                 "nms_iou": NMS_IOU,
                 "boxes_kept": BOXES_KEPT,
-                "boxes_evaluated": 100,
+                "boxes_evaluated": MAX_DETECTIONS,
                 "imgsz": imgsz,
                 "size_frame": frame,
                 "fidelity": [str(protocol) for protocol in evaluation.protocols] if how.reference else [],
@@ -288,7 +287,12 @@ def run(
                 "schema": JSON_SCHEMA,
                 "command": shlex.join(["hatdet", *sys.argv[1:]]),
                 "settings": settings,
-                "data": describe_data(truths, classes, [problem.text for problem in problems], counts),
+                "data": describe_data(
+                    truths,
+                    classes,
+                    [problem.text for problem in problems],
+                    Counter(problem.kind for problem in problems),
+                ),
                 "rows": results.rows,
                 "verdicts": [_verdict(verdict) for verdict in results.verdicts],
             }
@@ -400,7 +404,7 @@ def _write_boxes(folder: Path, evaluation: JointEvaluation, classes: dict[int, s
             labels, boxes = coco_files(truths, evaluation.founds(detector, arm), classes, names, sizes)
             name = re.sub(r"[^\w@.+-]+", "_", f"{detector.name}-{arm.name}")
             write_text(folder / f"{name}.json", json.dumps(boxes))
-            write_text(folder / "labels.json", json.dumps(labels))
+    write_text(folder / "labels.json", json.dumps(labels))  # the same for every arm
 
 
 def _write_tables(session: Session, report: dict[str, Any], json_file: str | None, csv_file: str | None) -> None:

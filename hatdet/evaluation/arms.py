@@ -49,8 +49,8 @@ class StoredUpscaler:
 
     def __call__(self, image: Image) -> Image:
         key = self._key(image)
-        stored = self.store.picture(key)
-        if stored is not None and self.store.picture_milliseconds(key) is not None:
+        stored = self.store.picture(key) if self.store.picture_milliseconds(key) is not None else None
+        if stored is not None:
             return Image(stored.pixels, image.scale * self.scale, image.bit_depth)
         started = time.perf_counter()
         made = self.upscaler(image)

@@ -18,7 +18,7 @@ from hatdet.evaluation.changes import ImageChanges, compare_boxes, total
 from hatdet.evaluation.error_types import ErrorBreakdown, error_breakdown
 from hatdet.evaluation.fidelity import Fidelity, mean_fidelity
 from hatdet.evaluation.joint import DetectorUnderTest, JointEvaluation
-from hatdet.evaluation.matching import match_classes
+from hatdet.evaluation.matching import average_precision, match_classes
 from hatdet.evaluation.verdict import (
     Contrast,
     Resampled,
@@ -153,8 +153,7 @@ def _arm_numbers(
         "map50": Resampled(_number(summary.map50), drawn.map50),
     }
     if common and len(common) < len(summary.per_class):
-        ones = np.ones((1, len(truths)), weights.dtype)
-        estimate = float(resampled_map(matches, ones, common).map50_95[0])
+        estimate = float(np.mean([average_precision(matches[class_id]) for class_id in common]))
         metrics["map50_95_common"] = Resampled(estimate, resampled_map(matches, weights, common).map50_95)
     for size in SIZE_NAMES:
         if summary.by_size[size] is not None:
