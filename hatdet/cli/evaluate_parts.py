@@ -76,7 +76,7 @@ def load_arms(session: Session, names: Sequence[str], scale: int, machine: Machi
     from hatdet import __version__
     from hatdet.cli.weights import upscaler_with_progress
     from hatdet.core.fetch import sha256_of
-    from hatdet.evaluation.arms import Arm, StoredUpscaler, arm_kind
+    from hatdet.evaluation.arms import INTERPOLATIONS, Arm, StoredUpscaler, arm_kind
     from hatdet.sr.weights import find_weights
 
     arms = []
@@ -88,7 +88,7 @@ def load_arms(session: Session, names: Sequence[str], scale: int, machine: Machi
         upscaler = upscaler_with_progress(
             session, name, scale, machine.device, machine.precision, machine.tile, machine.overlap, machine.batch
         )
-        if name in ("bicubic", "nearest"):
+        if name in INTERPOLATIONS:
             made_by = [name]
         else:
             machine.hashes[name] = sha256_of(find_weights(name, scale).path)

@@ -19,8 +19,9 @@ from hatdet.core.errors import OptionsError
 from hatdet.core.types import Image, Upscaler
 from hatdet.evaluation.store import Store, key_of, pixels_hash
 
-__all__ = ["SMALLEST_CANVAS", "Arm", "StoredUpscaler", "arm_kind", "check_arms"]
+__all__ = ["INTERPOLATIONS", "SMALLEST_CANVAS", "Arm", "StoredUpscaler", "arm_kind", "check_arms"]
 
+INTERPOLATIONS = ("nearest", "bicubic")  # size without detail: controls of every network
 SMALLEST_CANVAS = 32  # a YOLO's stride
 
 Kind = Literal["own size", "letterbox", "upscaled", "reference"]
@@ -83,6 +84,16 @@ class Arm:
     @property
     def kind(self) -> Kind:
         return arm_kind(self.name)
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it is what a network has to beat."""
+        return self.kind in ("own size", "letterbox") or self.name in INTERPOLATIONS
+
+    @property
+    def is_candidate(self) -> bool:
+        """Whether it is a network's."""
+        return self.kind == "upscaled" and not self.is_control
 
     @property
     def fingerprint(self) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["IOUS", "MAX_DETECTIONS", "RECALLS", "SIZES", "Found", "Truth", "areas", "overlaps"]
+__all__ = ["IOUS", "MAX_DETECTIONS", "RECALLS", "SIZES", "SIZE_NAMES", "Found", "Truth", "areas", "overlaps"]
 
 Floats = NDArray[np.float64]
 
@@ -26,6 +26,7 @@ SIZES = {
     "medium": (32.0**2, 96.0**2),
     "large": (96.0**2, 1e10),
 }
+SIZE_NAMES = tuple(name for name in SIZES if name != "all")
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,14 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hatdet.evaluation.boxes import SIZES
+from hatdet.evaluation.boxes import SIZE_NAMES
 from hatdet.evaluation.wording import fixed, number, points, size_explanation, text
 
 __all__ = [
     "CHANGES",
     "ERRORS",
     "LONGEST_LABEL",
-    "SIZE_NAMES",
     "TOTALS",
     "change_panels",
     "curves",
@@ -26,7 +25,6 @@ __all__ = [
 ]
 
 Json = Mapping[str, Any]
-SIZE_NAMES = [name for name in SIZES if name != "all"]
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from hatdet.evaluation.boxes import SIZE_NAMES
 from hatdet.evaluation.changes import ImageChanges, JudgedBox
 from hatdet.evaluation.charts import (
     CHANGES,
     ERRORS,
-    SIZE_NAMES,
     TOTALS,
     change_panels,
     curves,

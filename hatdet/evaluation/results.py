@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hatdet.evaluation.arms import Arm
 from hatdet.evaluation.average_precision import Summary, coco_summary
 from hatdet.evaluation.bootstrap import draw_weights, resampled_map
-from hatdet.evaluation.boxes import SIZES, Truth, areas
+from hatdet.evaluation.boxes import SIZE_NAMES, SIZES, Truth, areas
 from hatdet.evaluation.changes import ImageChanges, compare_boxes, total
 from hatdet.evaluation.error_types import ErrorBreakdown, error_breakdown
 from hatdet.evaluation.fidelity import Fidelity, mean_fidelity
@@ -31,7 +31,6 @@ __all__ = ["CHANGE_CONFIDENCE", "CHANGE_IOU", "Results", "csv_rows", "describe_d
 
 COMMON_IMAGES = 10  # a class in fewer images moves the mean by chance
 CHANGE_CONFIDENCE, CHANGE_IOU = 0.25, 0.5  # what `hatdet detect` shows by default, and the loosest of COCO's overlaps
-SIZE_NAMES = tuple(name for name in SIZES if name != "all")
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +95,7 @@ def measure(
     verdicts = _verdicts(numbers, len(truths), units, margin, common, classes)
     changes = _all_changes(evaluation, numbers, truths)
     rows = [_row(evaluation, numbers, of, changes, classes) for by_arm in numbers.values() for of in by_arm.values()]
-    upscalers = [arm.name for arm in evaluation.arms if _is_candidate(arm)]
+    upscalers = [arm.name for arm in evaluation.arms if arm.is_candidate]
     first = changes.get((evaluation.detectors[0].name, upscalers[0])) if upscalers else None
     return Results(rows, verdicts, first[1] if first is not None else [])
 
@@ -188,8 +187,8 @@ def _verdicts(
         return compare_arms(kind, detector, pair, metric, of, images, units, margin)
 
     for detector, arms in numbers.items():
-        candidates = [name for name, arm in arms.items() if _is_candidate(arm.arm)]
-        controls = {name: arm.metrics["map50_95"].estimate for name, arm in arms.items() if _is_control(arm.arm)}
+        candidates = [name for name, arm in arms.items() if arm.arm.is_candidate]
+        controls = {name: arm.metrics["map50_95"].estimate for name, arm in arms.items() if arm.arm.is_control}
         pairs = planned_pairs(candidates, controls)
         for pair in pairs:
             is_primary = pair == pairs[0] and detector == next(iter(numbers))
@@ -242,8 +241,8 @@ def _all_changes(
     found = {}
     for detector in evaluation.detectors:
         arms = numbers[detector.name]
-        controls = {name: arm.metrics["map50_95"].estimate for name, arm in arms.items() if _is_control(arm.arm)}
-        candidates = [arm for arm in evaluation.arms if _is_candidate(arm)]
+        controls = {name: arm.metrics["map50_95"].estimate for name, arm in arms.items() if arm.arm.is_control}
+        candidates = [arm for arm in evaluation.arms if arm.is_candidate]
         pairs = planned_pairs([arm.name for arm in candidates], controls)
         if not pairs and not (candidates and controls):
             continue
@@ -320,14 +319,6 @@ def _gap_closed(value: float | None, arms: Mapping[str, ArmNumbers]) -> float | 
         return None
     start, end = arms[low].summary.map50_95, arms["hr"].summary.map50_95
     return None if start is None or end is None or end <= start else (value - start) / (end - start)
-
-
-def _is_control(arm: Arm) -> bool:
-    return arm.kind in ("own size", "letterbox") or arm.name in ("bicubic", "nearest")
-
-
-def _is_candidate(arm: Arm) -> bool:
-    return arm.kind == "upscaled" and not _is_control(arm)
 
 
 def _milliseconds(of: ArmNumbers) -> float:
