@@ -45,8 +45,6 @@ JSON_SCHEMA = 1
 # COCO's way of measuring: nearly every box, and what the evaluator then takes of them.
 CONFIDENCE, NMS_IOU, BOXES_KEPT = 0.001, 0.7, 300
 SHOWN_PROBLEMS = 20
-# Kinds of problems with labels that leave objects out: the answer is then not about all that was given.
-LEFT_OUT = ("class", "malformed", "outside", "unreadable", "image")
 
 
 def run(
@@ -337,7 +335,7 @@ def _say_problems(session: Session, problems: Sequence[Any]) -> int:
         session.say(f"warning: {problem.text}")
     if len(problems) > SHOWN_PROBLEMS:
         session.say(f"warning: and {len(problems) - SHOWN_PROBLEMS} more problems with labels: all are in the report")
-    return sum(problem.kind in LEFT_OUT for problem in problems)
+    return sum(problem.left_out for problem in problems)
 
 
 def _verdict(verdict: Any) -> dict[str, Any]:

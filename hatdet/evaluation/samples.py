@@ -36,6 +36,11 @@ class Problem:
     kind: str
     text: str
 
+    @property
+    def left_out(self) -> bool:
+        """Whether something that was labelled is not evaluated."""
+        return self.kind in ("unreadable", "malformed", "class", "outside", "image")
+
 
 @dataclass(frozen=True)
 class CocoBox:
