@@ -292,7 +292,7 @@ def run(
                     Counter(problem.kind for problem in problems),
                 ),
                 "rows": results.rows,
-                "verdicts": [_verdict(verdict) for verdict in results.verdicts],
+                "verdicts": [verdict.as_row() for verdict in results.verdicts],
             }
             if html_file:
                 _write_html(session, html_file, report, evaluation, results, read, found.names, how, classes)
@@ -336,27 +336,6 @@ def _say_problems(session: Session, problems: Sequence[Any]) -> int:
     if len(problems) > SHOWN_PROBLEMS:
         session.say(f"warning: and {len(problems) - SHOWN_PROBLEMS} more problems with labels: all are in the report")
     return sum(problem.left_out for problem in problems)
-
-
-def _verdict(verdict: Any) -> dict[str, Any]:
-    """One verdict of the schema."""
-    found = verdict.difference
-    return {
-        "kind": verdict.kind,
-        "detector": verdict.detector,
-        "arm": verdict.arm,
-        "control": verdict.control,
-        "metric": verdict.metric,
-        "difference": found and found.value,
-        "low": found and found.low,
-        "high": found and found.high,
-        "p": found and found.p,
-        "p_holm": verdict.p_holm,
-        "standard_deviation": found and found.standard_deviation,
-        "outcome": verdict.outcome,
-        "images_needed": verdict.images_needed,
-        "words": verdict.words,
-    }
 
 
 def _write_html(

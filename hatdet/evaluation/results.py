@@ -187,8 +187,7 @@ def _verdicts(
         return compare_arms(kind, detector, pair, metric, of, images, units, margin)
 
     for detector, arms in numbers.items():
-        candidates = [name for name, arm in arms.items() if arm.arm.is_candidate]
-        controls = {name: arm.metrics["map50_95"].estimate for name, arm in arms.items() if arm.arm.is_control}
+        candidates, controls = _candidates_and_controls(arms)
         pairs = planned_pairs(candidates, controls)
         for pair in pairs:
             is_primary = pair == pairs[0] and detector == next(iter(numbers))
@@ -234,6 +233,13 @@ def _named(one: Contrast, common: Sequence[int], classes: Mapping[int, str]) -> 
     return replace(one, words=f"{one.words} (the {many} in at least {COMMON_IMAGES} images: {names})")
 
 
+def _candidates_and_controls(arms: Mapping[str, ArmNumbers]) -> tuple[list[str], dict[str, float]]:
+    """The networks, in their order, and what they have to beat, with its mAP50-95."""
+    candidates = [name for name, arm in arms.items() if arm.arm.is_candidate]
+    controls = {name: arm.metrics["map50_95"].estimate for name, arm in arms.items() if arm.arm.is_control}
+    return candidates, controls
+
+
 def _all_changes(
     evaluation: JointEvaluation, numbers: Mapping[str, Mapping[str, ArmNumbers]], truths: Sequence[Truth]
 ) -> dict[tuple[str, str], tuple[str, list[ImageChanges]]]:
@@ -241,21 +247,19 @@ def _all_changes(
     found = {}
     for detector in evaluation.detectors:
         arms = numbers[detector.name]
-        controls = {name: arm.metrics["map50_95"].estimate for name, arm in arms.items() if arm.arm.is_control}
-        candidates = [arm for arm in evaluation.arms if arm.is_candidate]
-        pairs = planned_pairs([arm.name for arm in candidates], controls)
-        if not pairs and not (candidates and controls):
+        candidates, controls = _candidates_and_controls(arms)
+        if not candidates or not controls:
             continue
-        control_name = pairs[0][1] if pairs else max(controls, key=lambda name: controls[name])
-        control = next(arm for arm in evaluation.arms if arm.name == control_name)
-        before = evaluation.founds(detector, control)
+        pairs = planned_pairs(candidates, controls)
+        control = pairs[0][1] if pairs else max(controls, key=lambda name: controls[name])
+        before = evaluation.founds(detector, arms[control].arm)
         for arm in candidates:
-            after = evaluation.founds(detector, arm)
+            after = evaluation.founds(detector, arms[arm].arm)
             changes = [
                 compare_boxes(truth, one, other, CHANGE_CONFIDENCE, CHANGE_IOU)
                 for truth, one, other in zip(truths, before, after, strict=True)
             ]
-            found[detector.name, arm.name] = (control_name, changes)
+            found[detector.name, arm] = (control, changes)
     return found
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,6 +101,26 @@ class Contrast:
     outcome: Outcome
     images_needed: int | None
     words: str
+
+    def as_row(self) -> dict[str, Any]:
+        """Plain values for the report, missing ones None."""
+        found = self.difference
+        return {
+            "kind": self.kind,
+            "detector": self.detector,
+            "arm": self.arm,
+            "control": self.control,
+            "metric": self.metric,
+            "difference": found and found.value,
+            "low": found and found.low,
+            "high": found and found.high,
+            "p": found and found.p,
+            "p_holm": self.p_holm,
+            "standard_deviation": found and found.standard_deviation,
+            "outcome": self.outcome,
+            "images_needed": self.images_needed,
+            "words": self.words,
+        }
 
 
 def difference(arm: Resampled, control: Resampled) -> Difference | None:

@@ -173,10 +173,6 @@ def test_spreadsheet_rows_are_flat():
     assert "error_missed_dap" in rows[0]
 
 
-def as_json(verdict) -> dict:
-    return {"kind": verdict.kind, "detector": verdict.detector, "metric": verdict.metric, "words": verdict.words}
-
-
 @pytest.mark.parametrize("arms", [ALL, "lr", "lr,nearest,hat-xs"])
 def test_text_has_a_line_for_everything(arms):
     results = measure(fake(arms), CLASSES)
@@ -194,7 +190,7 @@ def test_text_has_a_line_for_everything(arms):
     }
     report = {
         "rows": results.rows,
-        "verdicts": [as_json(v) for v in results.verdicts],
+        "verdicts": [v.as_row() for v in results.verdicts],
         "settings": settings,
         "data": data,
     }
