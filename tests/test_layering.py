@@ -14,9 +14,10 @@ PACKAGE = Path(__file__).resolve().parent.parent / "hatdet"
 # Rooms of hatdet that a room may import, besides itself.
 MAY_IMPORT = {
     "core": set(),
+    "blocks": set(),
     "imaging": {"core"},
-    "sr": {"core", "imaging"},
-    "detection": {"core", "imaging"},
+    "sr": {"core", "blocks", "imaging"},
+    "detection": {"core", "blocks", "imaging"},
     "evaluation": {"core", "imaging"},
     "training": {"core", "imaging", "sr", "detection", "evaluation"},
     "runs": {"core"},
@@ -32,7 +33,7 @@ NAMED_ONLY_IN = {
     "rich": {"cli"},
     "cv2": {"imaging", "training", "cli"},
     "PIL": {"imaging"},
-    "einops": {"sr", "detection", "training"},
+    "einops": {"blocks", "sr", "detection", "training"},
     "pooch": {"core"},
     "requests": {"core"},
     "pydantic": {"training"},

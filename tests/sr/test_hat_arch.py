@@ -9,9 +9,10 @@ import pytest
 import torch
 from spandrel.architectures.HAT import HAT as PublishedHAT
 
-from hatdet.sr import hat_arch
+from hatdet.blocks import hat_blocks
+from hatdet.blocks.hat_blocks import relative_position_index, shift_mask
 from hatdet.sr.catalogue import FAMILIES
-from hatdet.sr.hat_arch import HAT, pad_to_multiple, relative_position_index, shift_mask
+from hatdet.sr.hat_arch import HAT, pad_to_multiple
 from tests.helpers import TINY, relative_difference, tiny_hat
 
 PARAMETERS = {
@@ -180,9 +181,9 @@ def test_biases_are_made_once_for_a_size_and_again_when_the_table_changes(monkey
     made = []
     real = torch.nn.functional.embedding
     monkeypatch.setattr(torch.nn.functional, "embedding", lambda *args: made.append(1) or real(*args))
-    hat_arch._shift_mask_once.cache_clear()
-    real_mask = hat_arch.shift_mask
-    monkeypatch.setattr(hat_arch, "shift_mask", lambda *args, **named: made.append(1) or real_mask(*args, **named))
+    hat_blocks._shift_mask_once.cache_clear()
+    real_mask = hat_blocks.shift_mask
+    monkeypatch.setattr(hat_blocks, "shift_mask", lambda *args, **named: made.append(1) or real_mask(*args, **named))
     x = torch.rand(1, 3, 24, 24)
     with torch.no_grad():
         first = network(x)
@@ -208,7 +209,7 @@ def test_training_after_inference_is_not_disturbed_by_what_inference_kept():
         network(x)
     network.train()
     network(x).sum().backward()
-    hat_arch._shift_mask_once.cache_clear()
+    hat_blocks._shift_mask_once.cache_clear()
     with torch.inference_mode():
         network(x)  # masks that are made here serve training too
     network(x).sum().backward()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hatdet.sr.attention import attend
+from hatdet.blocks.attention import attend
 from tests.helpers import relative_difference, tiny_hat
 
 

@@ -1,0 +1,1 @@
+"""Blocks of networks that an upscaler and a detector share."""

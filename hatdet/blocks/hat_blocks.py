@@ -1,0 +1,400 @@
+"""The blocks of HAT, the Hybrid Attention Transformer, as in figure 2 of the paper.
+
+X. Chen et al., "Activating More Pixels in Image Super-Resolution Transformer", CVPR 2023 (arXiv 2205.04437).
+
+    RHAG = HAB x m ─ OCAB ─ conv, with a residual      (residual hybrid attention group)
+    HAB  = window attention beside a channel-attention block, then an MLP      (hybrid attention block)
+    OCAB = each window attends to a larger window around it, then an MLP       (overlapping cross-attention block)
+
+The names of parameters are those of the published checkpoints. What differs from the published code, with the same
+numbers:
+
+* features stay `(b, h, w, c)` throughout; a permute makes them channels-last for the convolutions, without a copy;
+* attention is `scaled_dot_product_attention` with the relative-position bias as its additive mask. The shift mask is
+  not one mask a window: it differs only in the last row and the last column of windows, so four masks serve any size;
+* bias and masks are made in the compute dtype and, outside training, kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from hatdet.blocks.attention import attend
+
+__all__ = [
+    "CAB",
+    "HAB",
+    "OCAB",
+    "RHAG",
+    "AttentionBlocks",
+    "ChannelAttention",
+    "WindowAttention",
+    "relative_position_index",
+    "shift_mask",
+]
+
+# What Swin's published mask adds to the score of a pair of tokens that the cyclic shift made neighbours.
+SHIFT_MASK_VALUE = -100.0
+
+# ------------------------------------------------------------------------------------------ 0. windows and positions
+
+
+def relative_position_index(window: int, key_window: int) -> Tensor:
+    """Row of the bias table for each pair of a query in a window and a key in the (larger) window around it.
+
+    Shape: `(window², key_window²)`, int64. For `key_window > window` some entries are negative, as in the published
+    checkpoints, and count from the table's end.
+    """
+    query, key = torch.arange(window), torch.arange(key_window)
+    if key_window == window:  # self-attention: query minus key
+        offset = query[:, None] - key[None, :] + window - 1
+    else:  # overlapping cross-attention: key minus query
+        offset = key[None, :] - query[:, None] + window - key_window + 1
+    rows = (window + key_window - 1) * offset  # (window, key_window)
+    pairs = rows[:, None, :, None] + offset[None, :, None, :]
+    return pairs.reshape(window * window, key_window * key_window)
+
+
+def shift_mask(window: int, shift: int, *, last_row: bool, last_column: bool) -> Tensor:
+    """Additive mask of one shifted window: 0 inside a region that was together before the shift, -100 across.
+
+    Shape: `(window², window²)`. A window that is in neither the last row nor the last column has no mask.
+    """
+    position = torch.arange(window)
+    row_region = (position >= window - shift) & last_row
+    column_region = (position >= window - shift) & last_column
+    region = (2 * row_region[:, None] + column_region[None, :]).reshape(-1)
+    return torch.where(region[:, None] == region[None, :], 0.0, SHIFT_MASK_VALUE)
+
+
+def _shift_mask(device: torch.device, window: int, last_row: bool, last_column: bool, shift: int) -> Tensor:
+    return shift_mask(window, shift, last_row=last_row, last_column=last_column).to(device)
+
+
+@lru_cache(maxsize=64)
+def _shift_mask_once(device: torch.device, window: int, last_row: bool, last_column: bool, shift: int) -> Tensor:
+    """`shift_mask`, made once for a device: in training it is wanted at every step."""
+    with torch.inference_mode(False):
+        return _shift_mask(device, window, last_row, last_column, shift)
+
+
+class DropPath(nn.Module):
+    """Drop the whole branch for a random share of the samples in training (stochastic depth)."""
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.probability == 0.0 or not self.training:
+            return x
+        keep = 1.0 - self.probability
+        kept = torch.rand((x.shape[0],) + (1,) * (x.ndim - 1), device=x.device, dtype=torch.float32) < keep
+        return x * (kept.to(x.dtype) / keep)
+
+
+class Mlp(nn.Module):
+    def __init__(self, width: int, hidden: int, drop: float = 0.0) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+        self.drop = nn.Dropout(drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.drop(self.fc2(self.drop(F.gelu(self.fc1(x))))))
+
+
+# ------------------------------------------------------------------------------------------ 1. attention with a bias
+
+
+class _BiasTable:
+    """The relative-position bias of one attention, gathered once and kept while nobody trains.
+
+    The kept tensor follows the table: a loaded, trained, moved or cast table is gathered again.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[object, tuple[int, Tensor]] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _BiasTable:
+        return _BiasTable()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_kept": {}}
+
+    def gather(self, table: Tensor, index: Tensor, dtype: torch.dtype, mask: Tensor | None, mask_key: object) -> Tensor:
+        """Return the bias, plus the mask if there is one, as `(1, heads, queries, keys)` in `dtype`."""
+        keep = not torch.is_grad_enabled() and not table.is_inference()
+        key = (dtype, table.device, mask_key)
+        if keep and key in self._kept and self._kept[key][0] == table._version:
+            return self._kept[key][1]
+        # F.embedding and not table[index]: its gradient is far cheaper, but it takes no negative index.
+        bias = F.embedding(index.remainder(table.shape[0]), table)  # (queries, keys, heads)
+        bias = bias.permute(2, 0, 1)[None]
+        if mask is not None:
+            bias = bias + mask
+        bias = bias.to(dtype).contiguous()
+        if keep:
+            self._kept[key] = (table._version, bias)
+        return bias
+
+
+class _Group(NamedTuple):
+    """A rectangle of windows that share one mask, in pixels of the (shifted) map."""
+
+    rows: slice
+    columns: slice
+    mask: tuple[bool, bool, int] | None  # in the last row, in the last column, the shift
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
+
+
+def _joined(parts: Sequence[Tensor], dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
+
+
+class WindowAttention(nn.Module):
+    """Multi-head self-attention inside windows, optionally shifted by half a window (W-MSA and SW-MSA).
+
+    Shape: `(b, h, w, c)` to the same; h and w are multiples of the window.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        window_size: int,
+        num_heads: int,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.window_size = window_size
+        self.num_heads = num_heads
+        self.scale = qk_scale or (dim // num_heads) ** -0.5
+        self.attn_drop = attn_drop
+        self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window_size - 1) ** 2, num_heads))
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        self.qkv = nn.Linear(dim, dim * 3, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+        self.proj_drop = nn.Dropout(proj_drop)
+        self._bias = _BiasTable()
+
+    def forward(self, x: Tensor, index: Tensor, shift: int = 0) -> Tensor:
+        if shift:
+            x = torch.roll(x, (-shift, -shift), (1, 2))
+        groups = self._groups(x.shape[1], x.shape[2], shift)
+        w = self.window_size
+        # Partitioned before the projection to q, k, v: a third of the copying, and the three stay views.
+        windows = [rearrange(x[:, g.rows, g.columns], "b (y i) (x j) c -> (b y x) (i j) c", i=w, j=w) for g in groups]
+        counts = [len(part) for part in windows]
+        qkv = self.qkv(_joined(windows, 0))
+        qkv = rearrange(qkv, "n t (three h d) -> three n h t d", three=3, h=self.num_heads)
+        parts = zip(groups, *(tensor.split(counts) for tensor in qkv.unbind()), strict=True)
+        attended = [self._attend(q, k, v, index, group.mask) for group, q, k, v in parts]
+        out = self.proj(_joined([rearrange(part, "n h t d -> n t (h d)") for part in attended], 0))
+        merged = [
+            rearrange(part, "(b y x) (i j) c -> b (y i) (x j) c", b=len(x), y=g.size[0] // w, i=w, j=w)
+            for g, part in zip(groups, out.split(counts), strict=True)
+        ]
+        columns = len({g.columns.start for g in groups})
+        rows = [_joined(merged[i : i + columns], 2) for i in range(0, len(merged), columns)]
+        out = _joined(rows, 1)
+        if shift:
+            out = torch.roll(out, (shift, shift), (1, 2))
+        return cast(Tensor, self.proj_drop(out))
+
+    def _groups(self, h: int, w: int, shift: int) -> list[_Group]:
+        """The windows of a map, grouped by their mask: all in one, or interior, right, bottom and corner."""
+        if not shift:
+            return [_Group(slice(0, h), slice(0, w), None)]
+        inner_h, inner_w = h - self.window_size, w - self.window_size
+        return [
+            _Group(rows, columns, (last_row, last_column, shift))
+            for rows, last_row in ((slice(0, inner_h), False), (slice(inner_h, h), True))
+            for columns, last_column in ((slice(0, inner_w), False), (slice(inner_w, w), True))
+            if rows.stop > rows.start and columns.stop > columns.start
+        ]
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, index: Tensor, border: tuple[bool, bool, int] | None) -> Tensor:
+        """Attend inside windows that share one mask. Shape: `(windows, heads, tokens, head width)`."""
+        mask = None
+        if border is not None and (border[0] or border[1]):
+            # A compiler folds the mask into the kernel that adds it, and warns about what is kept beside the graph.
+            make = _shift_mask if torch.compiler.is_compiling() else _shift_mask_once
+            mask = make(q.device, self.window_size, *border)
+        bias = self._bias.gather(self.relative_position_bias_table, index, q.dtype, mask, border)
+        dropout = self.attn_drop if self.training else 0.0
+        return attend(q, k, v, bias, self.scale, dropout)
+
+
+# ------------------------------------------------------------------------------------------ 2. HAB
+
+
+class ChannelAttention(nn.Module):
+    """Channel attention of RCAN: each channel scaled by a gate computed from the means of all. `(b, c, h, w)`."""
+
+    def __init__(self, num_feat: int, squeeze_factor: int = 16) -> None:
+        super().__init__()
+        self.attention = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(num_feat, num_feat // squeeze_factor, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(num_feat // squeeze_factor, num_feat, 1),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * cast(Tensor, self.attention(x))
+
+
+class CAB(nn.Module):
+    """Channel attention block: two 3x3 convolutions through a narrow middle, then channel attention. `(b, c, h, w)`."""
+
+    def __init__(self, num_feat: int, compress_ratio: int = 3, squeeze_factor: int = 30) -> None:
+        super().__init__()
+        self.cab = nn.Sequential(
+            nn.Conv2d(num_feat, num_feat // compress_ratio, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(num_feat // compress_ratio, num_feat, 3, padding=1),
+            ChannelAttention(num_feat, squeeze_factor),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.cab(x))
+
+
+class HAB(nn.Module):
+    """Hybrid attention block (paper, eq. 3): `x + (S)W-MSA(LN x) + conv_scale * CAB(LN x)`, then an MLP.
+
+    Shape: `(b, h, w, c)` to the same; h and w are multiples of the window.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        window_size: int,
+        shift_size: int = 0,
+        compress_ratio: int = 3,
+        squeeze_factor: int = 30,
+        conv_scale: float = 0.01,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        drop: float = 0.0,
+        attn_drop: float = 0.0,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.shift_size = shift_size
+        self.conv_scale = conv_scale
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = WindowAttention(dim, window_size, num_heads, qkv_bias, qk_scale, attn_drop, drop)
+        self.conv_block = CAB(dim, compress_ratio, squeeze_factor)
+        self.drop_path = DropPath(drop_path)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop)
+
+    def forward(self, x: Tensor, index: Tensor) -> Tensor:
+        normed = self.norm1(x)
+        channels = self.conv_block(normed.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        x = torch.add(x + self.drop_path(self.attn(normed, index, self.shift_size)), channels, alpha=self.conv_scale)
+        return x + cast(Tensor, self.drop_path(self.mlp(self.norm2(x))))
+
+
+# ------------------------------------------------------------------------------------------ 3. OCAB
+
+
+class OCAB(nn.Module):
+    """Overlapping cross-attention block (paper, section 3.3): queries of a window, keys of the larger one around it.
+
+    Keys and values beyond the border are zero and take part in the softmax, as in the published network.
+    Shape: `(b, h, w, c)` to the same; h and w are multiples of the window.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        window_size: int,
+        overlap_ratio: float = 0.5,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        mlp_ratio: float = 2.0,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.window_size = window_size
+        self.overlap_win_size = window_size + int(window_size * overlap_ratio)
+        self.scale = qk_scale or (dim // num_heads) ** -0.5
+        self.norm1 = nn.LayerNorm(dim)
+        self.qkv = nn.Linear(dim, dim * 3, bias=qkv_bias)
+        table_side = window_size + self.overlap_win_size - 1
+        self.relative_position_bias_table = nn.Parameter(torch.empty(table_side**2, num_heads))
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        self.proj = nn.Linear(dim, dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self._bias = _BiasTable()
+
+    def forward(self, x: Tensor, index: Tensor) -> Tensor:
+        _, h, w, c = x.shape
+        size, key_size = self.window_size, self.overlap_win_size
+        qkv = self.qkv(self.norm1(x))
+        q = rearrange(qkv[..., :c], "b (y i) (x j) (h d) -> (b y x) h (i j) d", i=size, j=size, h=self.num_heads)
+        margin = (key_size - size) // 2
+        around = F.pad(qkv[..., c:], (0, 0, margin, margin, margin, margin))  # (b, h + 2m, w + 2m, 2c)
+        # Overlapping windows as a view; the rearrangement below is the only copy.
+        around = around.unfold(1, key_size, size).unfold(2, key_size, size)  # (b, y, x, 2c, i, j)
+        kv = rearrange(around, "b y x (n h d) i j -> n (b y x) h (i j) d", n=2, h=self.num_heads)
+        bias = self._bias.gather(self.relative_position_bias_table, index, q.dtype, None, None)
+        out = attend(q, kv[0], kv[1], bias, self.scale)
+        out = rearrange(out, "(b y x) h (i j) d -> b (y i) (x j) (h d)", y=h // size, x=w // size, i=size, j=size)
+        x = cast(Tensor, self.proj(out)) + x
+        return x + cast(Tensor, self.mlp(self.norm2(x)))
+
+
+# ------------------------------------------------------------------------------------------ 4. RHAG
+
+
+class AttentionBlocks(nn.Module):
+    """The HABs of one group, every second one shifted by half a window, and the OCAB after them."""
+
+    def __init__(self, blocks: Sequence[HAB], overlap_attn: OCAB, use_checkpoint: bool) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.overlap_attn = overlap_attn
+        self.use_checkpoint = use_checkpoint
+
+    def forward(self, x: Tensor, index_sa: Tensor, index_oca: Tensor) -> Tensor:
+        for block in self.blocks:
+            if self.use_checkpoint and self.training:
+                x = cast(Tensor, checkpoint(block, x, index_sa, use_reentrant=False))
+            else:
+                x = block(x, index_sa)
+        return cast(Tensor, self.overlap_attn(x, index_oca))
+
+
+class RHAG(nn.Module):
+    """Residual hybrid attention group. Shape: `(b, h, w, c)` to the same; h and w are multiples of the window."""
+
+    def __init__(self, residual_group: AttentionBlocks, dim: int, resi_connection: str = "1conv") -> None:
+        super().__init__()
+        self.residual_group = residual_group
+        self.conv = nn.Conv2d(dim, dim, 3, padding=1) if resi_connection == "1conv" else nn.Identity()
+
+    def forward(self, x: Tensor, index_sa: Tensor, index_oca: Tensor) -> Tensor:
+        features = self.residual_group(x, index_sa, index_oca)
+        return cast(Tensor, self.conv(features.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)) + x
