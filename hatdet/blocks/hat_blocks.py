@@ -12,7 +12,9 @@ numbers:
 * features stay `(b, h, w, c)` throughout; a permute makes them channels-last for the convolutions, without a copy;
 * attention is `scaled_dot_product_attention` with the relative-position bias as its additive mask. The shift mask is
   not one mask a window: it differs only in the last row and the last column of windows, so four masks serve any size;
-* bias and masks are made in the compute dtype and, outside training, kept.
+* bias and masks are made in the compute dtype and, outside training, kept;
+* what depends on the size of the map is computed from it when a graph is recorded (TorchScript, ONNX), so that the
+  graph is right at every size: one mask for the whole map there, and no branch.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from hatdet.blocks.attention import attend
+from hatdet.blocks.attention import attend, tracing
 
 __all__ = [
     "CAB",
@@ -73,6 +75,19 @@ def shift_mask(window: int, shift: int, *, last_row: bool, last_column: bool) ->
     column_region = (position >= window - shift) & last_column
     region = (2 * row_region[:, None] + column_region[None, :]).reshape(-1)
     return torch.where(region[:, None] == region[None, :], 0.0, SHIFT_MASK_VALUE)
+
+
+def whole_shift_mask(h: int, w: int, window: int, shift: int, like: Tensor) -> Tensor:
+    """`shift_mask` of every window of a map, without a branch on its size. Shape: `(windows, window², window²)`."""
+
+    def region(side: int) -> Tensor:  # 0, or 1 and 2 for the two parts of the last row (column) of windows
+        position = torch.arange(side, device=like.device)
+        return (position >= side - window).long() + (position >= side - shift).long()
+
+    regions = 3 * region(h)[:, None] + region(w)[None, :]
+    regions = rearrange(regions, "(y i) (x j) -> (y x) (i j)", i=window, j=window)
+    together = regions[:, :, None] == regions[:, None, :]
+    return torch.where(together, 0.0, SHIFT_MASK_VALUE).to(like.dtype)
 
 
 def _shift_mask(device: torch.device, window: int, last_row: bool, last_column: bool, shift: int) -> Tensor:
@@ -154,13 +169,16 @@ class _Group(NamedTuple):
     columns: slice
     mask: tuple[bool, bool, int] | None  # in the last row, in the last column, the shift
 
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
+    def rows_of(self, x: Tensor) -> int:
+        return x.shape[1] if self.rows.stop is None else self.rows.stop - self.rows.start
 
 
 def _joined(parts: Sequence[Tensor], dim: int) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
+
+
+def _parts(whole: Tensor, counts: list[int]) -> Sequence[Tensor]:
+    return [whole] if len(counts) == 1 else torch.split(whole, counts)
 
 
 class WindowAttention(nn.Module):
@@ -194,19 +212,24 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor, index: Tensor, shift: int = 0) -> Tensor:
         if shift:
             x = torch.roll(x, (-shift, -shift), (1, 2))
-        groups = self._groups(x.shape[1], x.shape[2], shift)
         w = self.window_size
+        mask = None
+        if tracing():
+            groups = [_Group(slice(None), slice(None), None)]
+            mask = whole_shift_mask(x.shape[1], x.shape[2], w, shift, x) if shift else None
+        else:
+            groups = self._groups(x.shape[1], x.shape[2], shift)
         # Partitioned before the projection to q, k, v: a third of the copying, and the three stay views.
         windows = [rearrange(x[:, g.rows, g.columns], "b (y i) (x j) c -> (b y x) (i j) c", i=w, j=w) for g in groups]
-        counts = [len(part) for part in windows]
+        counts = [part.shape[0] for part in windows]
         qkv = self.qkv(_joined(windows, 0))
         qkv = rearrange(qkv, "n t (three h d) -> three n h t d", three=3, h=self.num_heads)
-        parts = zip(groups, *(tensor.split(counts) for tensor in qkv.unbind()), strict=True)
-        attended = [self._attend(q, k, v, index, group.mask) for group, q, k, v in parts]
+        parts = zip(groups, *(_parts(tensor, counts) for tensor in qkv.unbind()), strict=True)
+        attended = [self._attend(q, k, v, index, group.mask, mask) for group, q, k, v in parts]
         out = self.proj(_joined([rearrange(part, "n h t d -> n t (h d)") for part in attended], 0))
         merged = [
-            rearrange(part, "(b y x) (i j) c -> b (y i) (x j) c", b=len(x), y=g.size[0] // w, i=w, j=w)
-            for g, part in zip(groups, out.split(counts), strict=True)
+            rearrange(part, "(b y x) (i j) c -> b (y i) (x j) c", b=x.shape[0], y=g.rows_of(x) // w, i=w, j=w)
+            for g, part in zip(groups, _parts(out, counts), strict=True)
         ]
         columns = len({g.columns.start for g in groups})
         rows = [_joined(merged[i : i + columns], 2) for i in range(0, len(merged), columns)]
@@ -227,8 +250,21 @@ class WindowAttention(nn.Module):
             if rows.stop > rows.start and columns.stop > columns.start
         ]
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, index: Tensor, border: tuple[bool, bool, int] | None) -> Tensor:
-        """Attend inside windows that share one mask. Shape: `(windows, heads, tokens, head width)`."""
+    def _attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        index: Tensor,
+        border: tuple[bool, bool, int] | None,
+        whole_mask: Tensor | None,
+    ) -> Tensor:
+        """Attend inside windows, which share one mask or have one each. Shape: `(windows, heads, tokens, width)`."""
+        if whole_mask is not None:
+            bias = self._bias.gather(self.relative_position_bias_table, index, q.dtype, None, None)
+            bias = bias + whole_mask[:, None]  # (windows of one sample, heads, tokens, tokens)
+            q, k, v = (rearrange(t, "(b n) h t d -> b n h t d", n=whole_mask.shape[0]) for t in (q, k, v))
+            return rearrange(attend(q, k, v, bias, self.scale), "b n h t d -> (b n) h t d")
         mask = None
         if border is not None and (border[0] or border[1]):
             # A compiler folds the mask into the kernel that adds it, and warns about what is kept beside the graph.
@@ -356,8 +392,12 @@ class OCAB(nn.Module):
         q = rearrange(qkv[..., :c], "b (y i) (x j) (h d) -> (b y x) h (i j) d", i=size, j=size, h=self.num_heads)
         margin = (key_size - size) // 2
         around = F.pad(qkv[..., c:], (0, 0, margin, margin, margin, margin))  # (b, h + 2m, w + 2m, 2c)
-        # Overlapping windows as a view; the rearrangement below is the only copy.
-        around = around.unfold(1, key_size, size).unfold(2, key_size, size)  # (b, y, x, 2c, i, j)
+        if tracing():  # what an exporter makes of a view of overlapping windows is slow, or right at one size only
+            rows, columns = (torch.arange(n // size, device=x.device)[:, None] * size for n in (h, w))
+            reach = torch.arange(key_size, device=x.device)
+            around = around[:, rows + reach][:, :, :, columns + reach].permute(0, 1, 3, 5, 2, 4)
+        else:  # overlapping windows as a view; the rearrangement below is the only copy
+            around = around.unfold(1, key_size, size).unfold(2, key_size, size)  # (b, y, x, 2c, i, j)
         kv = rearrange(around, "b y x (n h d) i j -> n (b y x) h (i j) d", n=2, h=self.num_heads)
         bias = self._bias.gather(self.relative_position_bias_table, index, q.dtype, None, None)
         out = attend(q, kv[0], kv[1], bias, self.scale)
