@@ -97,6 +97,8 @@ def load_model(path: Path) -> nn.Module:
     Raises:
         WeightsError: a file that is damaged, not a model, or a model for another task.
     """
+    import hatdet.detection.attention  # noqa: F401 (models may hold our layers)
+
     suffix = path.suffix.lower()
     if suffix not in (".pt", ".safetensors"):
         raise WeightsError(f"{path} must end in .pt or .safetensors to be a detector's weights")
