@@ -242,3 +242,22 @@ def test_fused_half_and_mixed_models_say_nearly_the_same():
 
 def test_the_folder_of_this_test_is_the_package_under_test():
     assert Path(registration.__file__).is_relative_to(Path(__file__).resolve().parents[3])
+
+
+@pytest.mark.parametrize("name", sorted(known_modules()))
+def test_what_ultralytics_prints_as_gflops_holds_the_layer(name):
+    """Of the difference that the row makes, to 1 %: products of attention are counted, whatever computes them."""
+    from torch.utils.flop_counter import FlopCounterMode
+    from ultralytics.utils.torch_utils import get_flops
+
+    def counted(model: nn.Module) -> float:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model.eval()(torch.zeros(1, 3, 256, 256))
+        return counter.get_total_flops() / 1e9
+
+    # At a width of YOLO's: what thop counts of norms, and the other does not, is little there.
+    plain, with_row = (build(tiny_yaml(-1, 1, *row, width=256)) for row in (("nn.Identity", []), (name, ["c2"])))
+    printed = get_flops(with_row, 256) - get_flops(plain, 256)
+    # These two have no products of attention, and much of what thop counts and the other does not: averages, norms.
+    limit = 0.03 if name in ("CPCA", "EMA") else 0.01
+    assert printed == pytest.approx(counted(with_row) - counted(plain), rel=limit)
