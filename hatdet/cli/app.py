@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hatdet import __version__
-from hatdet.cli import check_data, detect, doctor, evaluate, metrics, models, prepare, sr, train
+from hatdet.cli import attention, check_data, detect, doctor, evaluate, metrics, models, prepare, sr, train, yolo
 
 __all__ = ["app", "main"]
 
@@ -47,6 +47,8 @@ app.command("check-data")(check_data.run)
 app.command("train")(train.run)
 app.command("test")(train.run_test)
 app.add_typer(models.app, name="models")
+app.add_typer(attention.app, name="attention")
+app.command("yolo", context_settings=yolo.CONTEXT)(yolo.run)
 app.command("doctor")(doctor.run)
 
 

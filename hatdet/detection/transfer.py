@@ -24,7 +24,8 @@ class Transfer:
 
     def __str__(self) -> str:
         new = ", ".join(f"{index} ({name})" for index, name in self.new_layers)
-        return f"transferred {self.transferred} of {self.total} tensors" + (f"; new: layer {new}" if new else "")
+        said = f"transferred {self.transferred} of {self.total} tensors from pretrained weights"
+        return f"{said}; new: layer {new}" if new else said
 
 
 def match_layers(target: nn.Sequential, source: nn.Sequential) -> list[int | None]:

@@ -68,7 +68,8 @@ def test_every_tensor_of_the_source_comes_over_and_is_counted():
     new = sum(name.startswith("model.3.") for name in model.state_dict())
     assert (transfer.transferred, transfer.total) == (len(before), len(before) + new)
     assert transfer.new_layers == ((3, "HaloAttention"),)
-    assert str(transfer) == f"transferred {len(before)} of {len(before) + new} tensors; new: layer 3 (HaloAttention)"
+    counts = f"transferred {len(before)} of {len(before) + new} tensors from pretrained weights"
+    assert str(transfer) == f"{counts}; new: layer 3 (HaloAttention)"
 
 
 def test_ultralytics_own_load_loses_what_stands_behind_the_row():
