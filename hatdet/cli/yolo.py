@@ -37,6 +37,7 @@ def run(
     (ULTRALYTICS_SAFE_LOAD=0 lifts that for files you trust). --debug shows where an error came from.
     """
     import os
+    from contextlib import suppress
 
     from hatdet.cli.session import guarded
 
@@ -46,7 +47,9 @@ def run(
         from platformdirs import user_config_path
 
         os.environ.setdefault("YOLO_VERBOSE", "true")  # other verbs keep Ultralytics quiet
-        os.environ.setdefault("YOLO_CONFIG_DIR", str(user_config_path(roaming=True)))  # and have settings of their own
+        if "YOLO_CONFIG_DIR" not in os.environ:  # and have settings of their own
+            with suppress(OSError):  # Ultralytics has a place of its own where the home cannot be written
+                os.environ["YOLO_CONFIG_DIR"] = str(user_config_path(roaming=True, ensure_exists=True))
         from hatdet.core.errors import HatdetError, OptionsError
         from hatdet.detection.yolo_command import run_yolo_command, short_message
 
