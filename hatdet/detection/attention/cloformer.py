@@ -201,7 +201,7 @@ register(
         paper=_PAPER,
         origin=_ORIGIN,
         constraints="width a multiple of 8, or of num_heads; any size; cost grows with (h * w / window_size)²",
-        arguments={8: (None, None, [5], 4), 16: (None, None, [7], 2), 32: (None, None, [9], 1)},
+        arguments={8: (None, None, [5], 4), 16: (None, None, [7], 2), 32: (16, [4, 12], [9], 1)},
     )
 )
 register(

@@ -121,7 +121,7 @@ register(
         paper="Vaswani et al., Scaling Local Self-Attention for Parameter Efficient Visual Backbones, arXiv 2103.12731",
         origin="halonet-pytorch 0.0.5 (MIT)",
         constraints="any width and size; memory grows with heads * (block_size + 2 * halo_size)²",
-        # 640 px: fewer and narrower heads where the map is large; blocks that divide the map where it is small.
-        arguments={8: (8, 2, 32, 4), 16: (8, 3), 32: (4, 3)},
+        # 640 px: fewer and narrower heads where the map is large; small blocks where it is small.
+        arguments={8: (8, 2, 32, 4), 16: (8, 3), 32: (2, 1, 32, 4)},
     )
 )

@@ -239,7 +239,7 @@ register(
     AttentionModule(
         HATBlock,
         "a residual hybrid attention group of HAT: window, channel and overlapping cross-attention",
-        arguments={8: (None, 8, 1), 16: (None, 8, 1), 32: (None, 8, 2)},
+        arguments={8: (None, 8, 1, 8), 16: (None, 8, 1, 8), 32: (None, 8, 1, 8)},
         **_COMMON,
     )
 )
