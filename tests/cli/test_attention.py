@@ -366,7 +366,7 @@ def test_add_writes_a_file_that_can_be_used(folder):
 @pytest.mark.parametrize(
     ("arguments", "row"),
     [
-        (("HaloAttention",), "[-1, 1, HaloAttention, [c2, 4, 3, 64, 8]]"),  # as recommended at a stride of 32
+        (("HaloAttention",), "[-1, 1, HaloAttention, [c2, 2, 1, 32, 4]]"),  # as recommended at a stride of 32
         (("HaloAttention", "--args", "2, 1"), "[-1, 1, HaloAttention, [c2, 2, 1, 64, 8]]"),
         (("HaloAttention", "--args", ""), "[-1, 1, HaloAttention, [c2, 8, 3, 64, 8]]"),
         (("HaloAttention", "--args", "2, 1", "--residual"), "[-1, 1, HaloAttention, [c2, 2, 1, 64, 8, True]]"),
