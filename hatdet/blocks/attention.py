@@ -6,12 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["attend", "tracing"]
+__all__ = ["attend", "lowered", "tracing"]
 
 
 def tracing() -> bool:
     """Whether a graph is being recorded, TorchScript or ONNX, that other sizes will run through."""
     return bool(torch.jit.is_tracing())  # type: ignore[attr-defined,no-untyped-call]
+
+
+def lowered(x: Tensor) -> Tensor:
+    """`x` in the precision of the products it goes into: autocast's, where that is on; cast once for all of them."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float, dropout: float = 0.0) -> Tensor:

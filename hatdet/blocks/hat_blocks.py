@@ -29,7 +29,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from hatdet.blocks.attention import attend, tracing
+from hatdet.blocks.attention import attend, lowered, tracing
 
 __all__ = [
     "CAB",
@@ -101,6 +101,75 @@ def _shift_mask_once(device: torch.device, window: int, last_row: bool, last_col
         return _shift_mask(device, window, last_row, last_column, shift)
 
 
+class WindowOrder(NamedTuple):
+    """In which order the pixels of a batch of maps stand in windows.
+
+    `order` holds, window by window, the number of each pixel in the batch of maps, and `inverse` the way back. Windows
+    that share a mask stand together; `groups` holds, in that order, how many and which: the arguments of `shift_mask`.
+    """
+
+    order: Tensor
+    inverse: Tensor
+    groups: list[tuple[int, tuple[bool, bool, int] | None]]
+
+
+def window_order(size: Sequence[int], window: int, shift: int, device: torch.device, *, grouped: bool) -> WindowOrder:
+    """The order for maps of `size` (b, h, w), of which each is first rolled by `shift` to the upper left.
+
+    Not `grouped`, it is window by window and map by map, without a branch on the size, and one group.
+    """
+    b, h, w = size
+    pixels = torch.arange(h * w, device=device).view(h, w)
+    if shift:
+        pixels = pixels.roll((-shift, -shift), (0, 1))
+    pixels = rearrange(pixels, "(y i) (x j) -> (y x) (i j)", i=window, j=window)
+    pixels = pixels + h * w * torch.arange(b, device=device)[:, None, None]  # (b, windows, window²)
+    groups: list[tuple[int, tuple[bool, bool, int] | None]] = [(b * pixels.shape[1], None)]
+    if grouped and shift:
+        rows, columns = h // window, w // window
+        last_row = torch.arange(rows, device=device) == rows - 1
+        last_column = torch.arange(columns, device=device) == columns - 1
+        kind = (2 * last_row[:, None] + last_column[None, :]).expand(b, rows, columns).reshape(-1)
+        pixels = pixels.flatten(0, 1)[kind.argsort(stable=True)]
+        counts = {  # interior, right, bottom, corner
+            (False, False): (rows - 1) * (columns - 1),
+            (False, True): rows - 1,
+            (True, False): columns - 1,
+            (True, True): 1,
+        }
+        groups = [(b * count, (*last, shift)) for last, count in counts.items() if count]
+    order = pixels.reshape(-1)
+    inverse = torch.empty_like(order).scatter_(0, order, torch.arange(order.shape[0], device=device))
+    return WindowOrder(order, inverse, groups)
+
+
+@lru_cache(maxsize=64)
+def _window_order_once(b: int, h: int, w: int, window: int, shift: int, device: torch.device) -> WindowOrder:
+    with torch.inference_mode(False):
+        return window_order((b, h, w), window, shift, device, grouped=True)
+
+
+class _Reorder(torch.autograd.Function):
+    """Rows in another order. The gradient takes the way back; PyTorch's own would add rows up one by one."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(order, inverse)
+        return x.index_select(0, order)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        order, inverse = ctx.saved_tensors
+        return _reordered(gradients[0], inverse, order), None, None
+
+
+def _reordered(x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+    """The rows of `x` in that order: all copying that windows need, in one pass over the map."""
+    if torch.is_grad_enabled() and x.requires_grad and not tracing():
+        return cast(Tensor, _Reorder.apply(x, order, inverse))
+    return x.index_select(0, order)
+
+
 class DropPath(nn.Module):
     """Drop the whole branch for a random share of the samples in training (stochastic depth)."""
 
@@ -162,17 +231,6 @@ class _BiasTable:
         return bias
 
 
-class _Group(NamedTuple):
-    """A rectangle of windows that share one mask, in pixels of the (shifted) map."""
-
-    rows: slice
-    columns: slice
-    mask: tuple[bool, bool, int] | None  # in the last row, in the last column, the shift
-
-    def rows_of(self, x: Tensor) -> int:
-        return x.shape[1] if self.rows.stop is None else self.rows.stop - self.rows.start
-
-
 def _joined(parts: Sequence[Tensor], dim: int) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
 
@@ -210,45 +268,22 @@ class WindowAttention(nn.Module):
         self._bias = _BiasTable()
 
     def forward(self, x: Tensor, index: Tensor, shift: int = 0) -> Tensor:
-        if shift:
-            x = torch.roll(x, (-shift, -shift), (1, 2))
-        w = self.window_size
-        mask = None
+        b, h, w, c = x.shape
+        size, mask = self.window_size, None
         if tracing():
-            groups = [_Group(slice(None), slice(None), None)]
-            mask = whole_shift_mask(x.shape[1], x.shape[2], w, shift, x) if shift else None
+            place = window_order((b, h, w), size, shift, x.device, grouped=False)
+            mask = whole_shift_mask(h, w, size, shift, x) if shift else None
+        elif torch.compiler.is_compiling():  # which folds what follows from the size, and warns about what is kept
+            place = window_order((b, h, w), size, shift, x.device, grouped=True)
         else:
-            groups = self._groups(x.shape[1], x.shape[2], shift)
-        # Partitioned before the projection to q, k, v: a third of the copying, and the three stay views.
-        windows = [rearrange(x[:, g.rows, g.columns], "b (y i) (x j) c -> (b y x) (i j) c", i=w, j=w) for g in groups]
-        counts = [part.shape[0] for part in windows]
-        qkv = self.qkv(_joined(windows, 0))
-        qkv = rearrange(qkv, "n t (three h d) -> three n h t d", three=3, h=self.num_heads)
-        parts = zip(groups, *(_parts(tensor, counts) for tensor in qkv.unbind()), strict=True)
-        attended = [self._attend(q, k, v, index, group.mask, mask) for group, q, k, v in parts]
-        out = self.proj(_joined([rearrange(part, "n h t d -> n t (h d)") for part in attended], 0))
-        merged = [
-            rearrange(part, "(b y x) (i j) c -> b (y i) (x j) c", b=x.shape[0], y=g.rows_of(x) // w, i=w, j=w)
-            for g, part in zip(groups, _parts(out, counts), strict=True)
-        ]
-        columns = len({g.columns.start for g in groups})
-        rows = [_joined(merged[i : i + columns], 2) for i in range(0, len(merged), columns)]
-        out = _joined(rows, 1)
-        if shift:
-            out = torch.roll(out, (shift, shift), (1, 2))
-        return cast(Tensor, self.proj_drop(out))
-
-    def _groups(self, h: int, w: int, shift: int) -> list[_Group]:
-        """The windows of a map, grouped by their mask: all in one, or interior, right, bottom and corner."""
-        if not shift:
-            return [_Group(slice(0, h), slice(0, w), None)]
-        inner_h, inner_w = h - self.window_size, w - self.window_size
-        return [
-            _Group(rows, columns, (last_row, last_column, shift))
-            for rows, last_row in ((slice(0, inner_h), False), (slice(inner_h, h), True))
-            for columns, last_column in ((slice(0, inner_w), False), (slice(inner_w, w), True))
-            if rows.stop > rows.start and columns.stop > columns.start
-        ]
+            place = _window_order_once(b, h, w, size, shift, x.device)
+        tokens = _reordered(x.reshape(-1, c), place.order, place.inverse)
+        qkv = rearrange(self.qkv(tokens), "(n t) (three h d) -> three n h t d", t=size**2, three=3, h=self.num_heads)
+        counts = [count for count, _ in place.groups]
+        parts = zip(place.groups, *(_parts(tensor, counts) for tensor in qkv.unbind()), strict=True)
+        attended = [self._attend(q, k, v, index, border, mask) for (_, border), q, k, v in parts]
+        out = self.proj(_joined([rearrange(part, "n h t d -> (n t) (h d)") for part in attended], 0))
+        return cast(Tensor, self.proj_drop(_reordered(out, place.inverse, place.order).view(b, h, w, c)))
 
     def _attend(
         self,
@@ -344,7 +379,7 @@ class HAB(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio), drop)
 
     def forward(self, x: Tensor, index: Tensor) -> Tensor:
-        normed = self.norm1(x)
+        normed = lowered(self.norm1(x))
         channels = self.conv_block(normed.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         x = torch.add(x + self.drop_path(self.attn(normed, index, self.shift_size)), channels, alpha=self.conv_scale)
         return x + cast(Tensor, self.drop_path(self.mlp(self.norm2(x))))
@@ -388,8 +423,10 @@ class OCAB(nn.Module):
     def forward(self, x: Tensor, index: Tensor) -> Tensor:
         _, h, w, c = x.shape
         size, key_size = self.window_size, self.overlap_win_size
-        qkv = self.qkv(self.norm1(x))
-        q = rearrange(qkv[..., :c], "b (y i) (x j) (h d) -> (b y x) h (i j) d", i=size, j=size, h=self.num_heads)
+        qkv = self.qkv(lowered(self.norm1(x)))
+        # Copied in whole rows of channels; the heads are views of them.
+        q = rearrange(qkv[..., :c], "b (y i) (x j) c -> (b y x) (i j) c", i=size, j=size)
+        q = rearrange(q, "n t (h d) -> n h t d", h=self.num_heads)
         margin = (key_size - size) // 2
         around = F.pad(qkv[..., c:], (0, 0, margin, margin, margin, margin))  # (b, h + 2m, w + 2m, 2c)
         if tracing():  # what an exporter makes of a view of overlapping windows is slow, or right at one size only
@@ -398,7 +435,8 @@ class OCAB(nn.Module):
             around = around[:, rows + reach][:, :, :, columns + reach].permute(0, 1, 3, 5, 2, 4)
         else:  # overlapping windows as a view; the rearrangement below is the only copy
             around = around.unfold(1, key_size, size).unfold(2, key_size, size)  # (b, y, x, 2c, i, j)
-        kv = rearrange(around, "b y x (n h d) i j -> n (b y x) h (i j) d", n=2, h=self.num_heads)
+        kv = rearrange(around, "b y x c i j -> (b y x) (i j) c")
+        kv = rearrange(kv, "n t (two h d) -> two n h t d", two=2, h=self.num_heads)
         bias = self._bias.gather(self.relative_position_bias_table, index, q.dtype, None, None)
         out = attend(q, kv[0], kv[1], bias, self.scale)
         out = rearrange(out, "(b y x) h (i j) d -> b (y i) (x j) (h d)", y=h // size, x=w // size, i=size, j=size)

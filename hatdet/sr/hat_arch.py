@@ -13,6 +13,7 @@ the input.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import inspect
 import math
@@ -167,6 +168,17 @@ class HAT(nn.Module):
         if options.get("type", "HAT") != "HAT":
             raise ValueError(f"the network's type must be HAT, got {options['type']!r}")
         return cls(**{name: value for name, value in options.items() if name != "type"})
+
+    def with_low_weights(self, dtype: torch.dtype) -> HAT:
+        """A copy for autocast to `dtype`, whose weights need no cast any more; the same numbers.
+
+        Those that autocast leaves alone stay: norms, the bias tables, the first convolution, the reconstruction.
+        """
+        low = copy.deepcopy(self)
+        for module in [*low.layers.modules(), *low.conv_after_body.modules()]:
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                module.to(dtype)
+        return low
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Deep features. Shape: `(b, c, h, w)` to the same; h and w are multiples of the window."""

@@ -72,6 +72,8 @@ class HatUpscaler:
         tile, overlap: in input pixels. The overlap is reduced to half the tile where it is larger than that.
         batch: tiles in one call of the network.
         on_progress: called after each batch with the tiles done and the tiles in all.
+        low_network: the same network with the weights of its products in `precision` already; None: autocast casts
+            them at every call.
 
     Out of memory: the tiles of that call are tried again one by one, and when that fails too the image starts again
     with the tile halved, down to 64 pixels. Any other error of the network propagates.
@@ -90,6 +92,7 @@ class HatUpscaler:
     overlap: int = DEFAULT_OVERLAP
     batch: int = 1
     on_progress: Progress | None = field(default=None, compare=False)
+    low_network: nn.Module | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.tile < self.window:
@@ -170,8 +173,9 @@ class HatUpscaler:
 
     def _finite(self, tiles: Tensor) -> Tensor:
         low = self.precision != torch.float32
+        network = self.low_network if low and self.low_network is not None else self.network
         with torch.autocast(tiles.device.type, dtype=self.precision if low else torch.bfloat16, enabled=low):
-            out = cast(Tensor, self.network(tiles)).float()
+            out = cast(Tensor, network(tiles)).float()
         if not low:
             return out
         finite = out.isfinite().flatten(1).all(1).tolist()  # one wait for the device, whatever the batch
@@ -273,4 +277,5 @@ def load_upscaler(
         overlap=overlap,
         batch=batch if batch is not None else (4 if on.type == "cuda" else 1),
         on_progress=on_progress,
+        low_network=None if dtype == torch.float32 else network.with_low_weights(dtype),
     )

@@ -266,3 +266,14 @@ def test_it_copies_and_pickles_after_use():
         expected = network(x)
         assert torch.equal(copy.deepcopy(network)(x), expected)
         assert torch.equal(pickle.loads(pickle.dumps(network))(x), expected)
+
+
+def test_low_weights_give_autocasts_numbers():
+    network = tiny_hat()
+    low = network.with_low_weights(torch.bfloat16)
+    x = torch.rand(1, 3, 24, 20)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(low(x), network(x))
+    assert low.layers[0].residual_group.blocks[0].attn.qkv.weight.dtype == torch.bfloat16
+    assert low.conv_first.weight.dtype == low.norm.weight.dtype == torch.float32
+    assert network.layers[0].conv.weight.dtype == torch.float32  # the network itself stays as it is
