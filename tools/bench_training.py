@@ -24,7 +24,7 @@ import torch
 
 from hatdet.sr.catalogue import FAMILIES
 from hatdet.training import plugins
-from hatdet.training.allocator import keep_freed_memory
+from hatdet.core.allocator import keep_freed_memory
 
 
 def options(arguments: argparse.Namespace, network: str, **train: Any) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 
 from hatdet.core.errors import OptionsError
 from hatdet.training import plugins
-from hatdet.training.allocator import keep_freed_memory
+from hatdet.core.allocator import keep_freed_memory
 from hatdet.training.checkpoints import prune
 from hatdet.training.distributed import Team, join
 from hatdet.training.draws import Draws, seed_all, training_loader

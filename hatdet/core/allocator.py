@@ -1,4 +1,4 @@
-"""Memory of a training run on the CPU."""
+"""How the C library deals with large blocks of memory, which long runs on the CPU live by."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ LARGEST = 2**31 - 1
 def keep_freed_memory() -> bool:
     """Tell glibc to keep what is freed, for the rest of this process; whether it is there to be told.
 
-    By default it gives large blocks back to the system at once. Training wants blocks of the same sizes at every
-    step, and the page faults on fresh ones take a good part of it (`tools/bench_training.py --keep-memory`).
+    By default it gives large blocks back to the system at once. A network wants blocks of the same sizes at every step
+    of training and in every tile, and the page faults on fresh ones take a good part of both
+    (`tools/bench_training.py --keep-memory`, `hatdet bench`).
     """
     if not sys.platform.startswith("linux"):
         return False
