@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "evaluation": {"core", "imaging"},
     "training": {"core", "imaging", "sr", "detection", "evaluation"},
     "runs": {"core"},
-    "deploy": {"core", "imaging", "sr", "detection"},
+    "deploy": {"core", "imaging", "blocks", "sr", "detection"},
     "cli": {"core", "imaging", "sr", "detection", "evaluation", "training", "runs", "deploy"},
 }
 # Packages that may be named in these rooms only.
@@ -41,6 +41,10 @@ NAMED_ONLY_IN = {
     "faster_coco_eval": {"evaluation"},
     "jinja2": {"evaluation"},
     "lpips": {"evaluation"},
+    "onnx": {"deploy"},
+    "onnxruntime": {"deploy"},
+    "openvino": {"deploy"},
+    "tensorrt": {"deploy"},
     "scipy": {"evaluation"},
 }
 

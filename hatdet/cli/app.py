@@ -8,7 +8,20 @@ from typing import Annotated
 import typer
 
 from hatdet import __version__
-from hatdet.cli import attention, check_data, detect, doctor, evaluate, metrics, models, prepare, sr, train, yolo
+from hatdet.cli import (
+    attention,
+    check_data,
+    detect,
+    doctor,
+    evaluate,
+    export,
+    metrics,
+    models,
+    prepare,
+    sr,
+    train,
+    yolo,
+)
 
 __all__ = ["app", "main"]
 
@@ -49,6 +62,7 @@ app.command("test")(train.run_test)
 app.add_typer(models.app, name="models")
 app.add_typer(attention.app, name="attention")
 app.command("yolo", context_settings=yolo.CONTEXT)(yolo.run)
+app.command("export")(export.run)
 app.command("doctor")(doctor.run)
 
 

@@ -16,6 +16,7 @@ from hatdet.cli.options import (
     BatchOption,
     DebugOption,
     DeviceOption,
+    EngineOption,
     OutputOption,
     OverlapOption,
     PrecisionOption,
@@ -23,12 +24,13 @@ from hatdet.cli.options import (
     ScaleOption,
     TileOption,
     UpscalerOption,
+    refuse_beside_engine,
     writable_file,
 )
 
 if TYPE_CHECKING:
     from hatdet.cli.session import Session
-    from hatdet.core.types import Detections, Image
+    from hatdet.core.types import Detections, Detector, Image, Upscaler
     from hatdet.detection.chain import ChainResult
 
 __all__ = ["run"]
@@ -36,10 +38,17 @@ __all__ = ["run"]
 _BOXES = "Detection"
 _FILES = "Results"
 SAMPLE_REDUCTION = 8
+# Options that an exported file leaves nothing to decide for.
+_DECIDED_BY_UPSCALER = ("upscaler", "scale", "tile")
+_DECIDED_BY_CHAIN = (
+    *_DECIDED_BY_UPSCALER,
+    *("overlap", "batch", "weights", "conf", "iou", "classes", "max_det", "imgsz"),
+)
 JSON_SCHEMA = 1
 
 
 def run(
+    context: typer.Context,
     inputs: Annotated[
         list[str] | None,
         typer.Argument(
@@ -55,6 +64,7 @@ def run(
     tile: TileOption = 256,
     overlap: OverlapOption = 32,
     batch: BatchOption = None,
+    engine: EngineOption = None,
     weights: Annotated[
         str | None,
         typer.Option(
@@ -111,8 +121,8 @@ def run(
     from hatdet.cli.session import Session, guarded
 
     with guarded(debug), Session(quiet, debug) as session:
-        from hatdet.cli.weights import download_progress, upscaler_with_progress
-        from hatdet.core.errors import OptionsError
+        from hatdet.cli.weights import download_progress, engine_with_progress, upscaler_with_progress
+        from hatdet.core.errors import InputError, OptionsError
         from hatdet.detection.chain import run_chain
         from hatdet.detection.yolo import load_detector
         from hatdet.imaging.drawing import side_by_side, with_boxes
@@ -121,6 +131,7 @@ def run(
 
         if save_sr and not upscale:
             raise OptionsError("--save-sr writes upscaled images: it needs --upscale")
+        refuse_beside_engine(context, _DECIDED_BY_UPSCALER if upscale else _DECIDED_BY_CHAIN, engine)
         if inputs:
             sources = find_sources(inputs, leave_out=[output, *RESULTS])
         else:
@@ -131,24 +142,34 @@ def run(
         larger = result_paths(sources, output / "sr")
         results = [*pictures, *(labels if save_txt else ()), *(larger if save_sr else ())]
         check_results(sources, results if json_file in (None, "-") else [*results, writable_file(json_file, "--json")])
-        enlarge = None
-        if upscale:
-            enlarge = upscaler_with_progress(session, upscaler, scale, device, precision, tile, overlap, batch)
-        with download_progress(session, str(weights)) as on_fetch:
-            detector = load_detector(
-                weights,
-                confidence=conf,
-                iou=iou,
-                max_detections=max_det,
-                classes=[name.strip() for name in classes.split(",")] if classes else None,
-                imgsz=imgsz,
-                device=device,
-                on_fetch=on_fetch,
-            )
+        enlarge: Upscaler | None = None
+        detector: Detector
+        if engine is not None and not upscale:
+            from hatdet.deploy.engines import ChainEngine, load_engine
+
+            detector = ChainEngine(load_engine(engine, device=device, precision=precision))
+            upscaled_by: str | None = detector.card.upscaler
+        else:
+            if engine is not None:
+                enlarge = engine_with_progress(session, engine, device, precision, overlap, batch)
+            elif upscale:
+                enlarge = upscaler_with_progress(session, upscaler, scale, device, precision, tile, overlap, batch)
+            upscaled_by = enlarge.name if enlarge is not None else None
+            with download_progress(session, str(weights)) as on_fetch:
+                detector = load_detector(
+                    weights,
+                    confidence=conf,
+                    iou=iou,
+                    max_detections=max_det,
+                    classes=[name.strip() for name in classes.split(",")] if classes else None,
+                    imgsz=imgsz,
+                    device=device,
+                    on_fetch=on_fetch,
+                )
 
         report: dict[str, Any] = {
             "schema": JSON_SCHEMA,
-            "upscaler": enlarge.name if enlarge is not None else None,
+            "upscaler": upscaled_by,
             "detector": detector.name,
             "images": [],
         }
@@ -162,7 +183,10 @@ def run(
                     began = time.perf_counter()
                     image = read_image(source.path)
                     read_ms = (time.perf_counter() - began) * 1e3
-                    result = run_chain(image, enlarge, detector)
+                    try:
+                        result = run_chain(image, enlarge, detector)
+                    except InputError as error:
+                        raise InputError(f"{source.path}: {error}") from error
                     if enlarge is None:
                         drawn = with_boxes(image, result.detections)
                     else:

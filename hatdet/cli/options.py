@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ __all__ = [
     "BatchOption",
     "DebugOption",
     "DeviceOption",
+    "EngineOption",
     "ForceOption",
     "MoreArgument",
     "OptOption",
@@ -22,7 +24,9 @@ __all__ = [
     "ScaleOption",
     "TileOption",
     "UpscalerOption",
+    "given",
     "overrides",
+    "refuse_beside_engine",
     "writable_file",
 ]
 
@@ -49,6 +53,14 @@ OverlapOption = Annotated[
 BatchOption = Annotated[
     int | None,
     typer.Option(help="Tiles in one call of the network. [default: 4 on CUDA, else 1]", rich_help_panel=_ENGINE),
+]
+EngineOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="A file of `hatdet export` to compute with: .onnx, .xml, .torchscript, .engine.",
+        metavar="FILE",
+        rich_help_panel=_ENGINE,
+    ),
 ]
 DeviceOption = Annotated[
     str,
@@ -87,6 +99,24 @@ ForceOption = Annotated[
 ]
 # BasicSR's --force_yml takes all words that follow; a command line of this kind takes one, so the rest come here.
 MoreArgument = Annotated[list[str] | None, typer.Argument(hidden=True, metavar="KEY:SUB=VALUE")]
+
+
+def given(context: typer.Context, names: Collection[str]) -> list[str]:
+    """Those of the named parameters that stand on the command line, as they are written there."""
+    found = []
+    for parameter in context.command.params:
+        source = context.get_parameter_source(str(parameter.name))
+        if parameter.name in names and source is not None and source.name == "COMMANDLINE":
+            found.append(max(parameter.opts, key=len))
+    return found
+
+
+def refuse_beside_engine(context: typer.Context, names: Collection[str], engine: Path | None) -> None:
+    """Raise an OptionsError if there is an engine, and one of the named parameters, which it decides, is given."""
+    from hatdet.core.errors import OptionsError
+
+    for option in given(context, names) if engine is not None else ():
+        raise OptionsError(f"{option} does not go with --engine: {engine} decides it")
 
 
 def overrides(force_yml: list[str] | None, more: list[str] | None) -> list[str]:

@@ -12,6 +12,7 @@ from hatdet.cli.options import (
     BatchOption,
     DebugOption,
     DeviceOption,
+    EngineOption,
     OutputOption,
     OverlapOption,
     PrecisionOption,
@@ -19,12 +20,14 @@ from hatdet.cli.options import (
     ScaleOption,
     TileOption,
     UpscalerOption,
+    refuse_beside_engine,
 )
 
 __all__ = ["run"]
 
 
 def run(
+    context: typer.Context,
     inputs: Annotated[
         list[str], typer.Argument(help="Images, folders (searched recursively) and globs.", metavar="INPUT...")
     ],
@@ -34,6 +37,7 @@ def run(
     tile: TileOption = 256,
     overlap: OverlapOption = 32,
     batch: BatchOption = None,
+    engine: EngineOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     quiet: QuietOption = False,
@@ -46,14 +50,18 @@ def run(
     from hatdet.cli.session import Session, guarded
 
     with guarded(debug), Session(quiet, debug) as session:
-        from hatdet.cli.weights import upscaler_with_progress
+        from hatdet.cli.weights import engine_with_progress, upscaler_with_progress
         from hatdet.imaging.files import read_image, write_image
         from hatdet.imaging.sources import check_results, find_sources, result_paths
 
+        refuse_beside_engine(context, ("upscaler", "scale", "tile"), engine)
         sources = find_sources(inputs, leave_out=[output, *RESULTS])
         targets = result_paths(sources, output)
         check_results(sources, targets)
-        upscale = upscaler_with_progress(session, upscaler, scale, device, precision, tile, overlap, batch)
+        if engine is not None:
+            upscale = engine_with_progress(session, engine, device, precision, overlap, batch)
+        else:
+            upscale = upscaler_with_progress(session, upscaler, scale, device, precision, tile, overlap, batch)
         started = time.perf_counter()
         for source, target in session.over(list(zip(sources, targets, strict=True)), "upscaling"):
             line = ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hatdet.cli.session import Session
@@ -11,7 +12,7 @@ from hatdet.cli.session import Session
 if TYPE_CHECKING:
     from hatdet.core.types import Upscaler
 
-__all__ = ["download_progress", "upscaler_with_progress"]
+__all__ = ["download_progress", "engine_with_progress", "upscaler_with_progress"]
 
 
 @contextmanager
@@ -59,3 +60,13 @@ def upscaler_with_progress(
             on_progress=session.part_done,
             on_fetch=on_fetch,
         )
+
+
+def engine_with_progress(
+    session: Session, file: Path, device: str, precision: str, overlap: int, batch: int | None
+) -> Upscaler:
+    """The upscaler of an exported file, with a bar for the tiles of a large image."""
+    from hatdet.deploy.engines import engine_upscaler, load_engine
+
+    engine = load_engine(file, device=device, precision=precision)
+    return engine_upscaler(engine, overlap=overlap, batch=batch, on_progress=session.part_done)

@@ -1,0 +1,1 @@
+"""Putting networks to work: files for other runtimes, and how fast everything runs."""
