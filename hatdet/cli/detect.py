@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from hatdet.cli.session import Session
     from hatdet.core.types import Detections, Detector, Image, Upscaler
     from hatdet.detection.chain import ChainResult
+    from hatdet.imaging.sources import Source
+
+    Job = tuple[Source, Path, Path, Path]  # and where its picture, its labels and its upscaled image go
 
 __all__ = ["run"]
 
@@ -121,6 +124,7 @@ def run(
     from hatdet.cli.session import Session, guarded
 
     with guarded(debug), Session(quiet, debug) as session:
+        from hatdet.cli.overlap import overlapped
         from hatdet.cli.weights import download_progress, engine_with_progress, upscaler_with_progress
         from hatdet.core.errors import InputError, OptionsError
         from hatdet.detection.chain import run_chain
@@ -174,30 +178,39 @@ def run(
             "images": [],
         }
         started = time.perf_counter()
+
+        def read(job: Job) -> tuple[Image, float]:
+            began = time.perf_counter()
+            image = read_image(job[0].path)
+            return image, (time.perf_counter() - began) * 1e3
+
+        def detected(job: Job, image_and_time: tuple[Image, float]) -> tuple[Image, float, ChainResult]:
+            session.begin()
+            try:
+                return *image_and_time, run_chain(image_and_time[0], enlarge, detector)
+            except InputError as error:
+                raise InputError(f"{job[0].path}: {error}") from error
+
+        def written(job: Job, found: tuple[Image, float, ChainResult]) -> str:
+            (source, picture, label, sr_file), (image, read_ms, result) = job, found
+            if enlarge is None:
+                drawn = with_boxes(image, result.detections)
+            else:
+                drawn = side_by_side(image, result.seen, result.detections, enlarge.name)
+            if save_sr:
+                write_image(result.seen, sr_file)
+            if save_txt:
+                _write_labels(result.detections, image, label)
+            write_array(drawn, picture)
+            report["images"].append(_image_report(source.path, image, result, read_ms))
+            return f"{source.path}: {_summary(result.detections)} -> {picture}"
+
+        jobs = list(zip(sources, pictures, labels, larger, strict=True))
         try:
-            for source, picture, label, sr_file in session.over(
-                list(zip(sources, pictures, labels, larger, strict=True)), "detecting"
-            ):
+            for job, finish in session.over(overlapped(jobs, read, detected, written), "detecting", len(jobs)):
                 line = ""
-                with session.one(source.path):
-                    began = time.perf_counter()
-                    image = read_image(source.path)
-                    read_ms = (time.perf_counter() - began) * 1e3
-                    try:
-                        result = run_chain(image, enlarge, detector)
-                    except InputError as error:
-                        raise InputError(f"{source.path}: {error}") from error
-                    if enlarge is None:
-                        drawn = with_boxes(image, result.detections)
-                    else:
-                        drawn = side_by_side(image, result.seen, result.detections, enlarge.name)
-                    if save_sr:
-                        write_image(result.seen, sr_file)
-                    if save_txt:
-                        _write_labels(result.detections, image, label)
-                    write_array(drawn, picture)
-                    report["images"].append(_image_report(source.path, image, result, read_ms))
-                    line = f"{source.path}: {_summary(result.detections)} -> {picture}"
+                with session.one(job[0].path):
+                    line = finish()
                 if line and json_file != "-":
                     session.result(line)
         except BaseException:

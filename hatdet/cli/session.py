@@ -12,7 +12,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from types import TracebackType
 from typing import TypeVar
@@ -78,6 +78,7 @@ class Session:
         self._errors = Console(stderr=True, highlight=False, soft_wrap=True)
         self._progress: Progress | None = None
         self._part: Callable[[float], None] = lambda _: None
+        self._begun = 0
         self.done = self.failed = 0
 
     def __enter__(self) -> Session:
@@ -109,20 +110,35 @@ class Session:
             else:
                 print(line, flush=True)
 
-    def over(self, items: Sequence[Item], what: str) -> Iterable[Item]:
-        """Go through the items with a progress bar; `part_done` moves it within an item."""
+    def over(self, items: Iterable[Item], what: str, total: int | None = None) -> Iterable[Item]:
+        """Go through the items with a progress bar; `part_done` moves it within an item.
+
+        `total` is their number, where they have no length. Items that are worked on before they come say `begin`.
+        """
+        self._begun = 0
         if not self.live:
             yield from items
             return
         columns = (TextColumn("{task.description}"), BarColumn(), _Counted(), _Rate())
         with Progress(*columns, console=self.console, transient=True) as self._progress:
-            task = self._progress.add_task(what, total=len(items))
-            progress = self._progress
+            task = self._progress.add_task(what, total=len(items) if isinstance(items, Sized) else total)
+            progress, furthest = self._progress, 0.0
+
+            def moved(to: float) -> None:
+                nonlocal furthest
+                furthest = max(furthest, to)
+                progress.update(task, completed=furthest)
+
+            self._part = lambda share: moved(self._begun - 1 + share)
             for done, item in enumerate(items):
-                self._part = lambda share, done=done: progress.update(task, completed=done + share)  # type: ignore[misc]
+                self._begun = max(self._begun, done + 1)
                 yield item
-                progress.update(task, completed=done + 1)
+                moved(done + 1)
         self._progress, self._part = None, lambda _: None
+
+    def begin(self) -> None:
+        """Work on the next item begins, before `over` gives it."""
+        self._begun += 1
 
     def part_done(self, done: int, total: int) -> None:
         """So much of the current item is done: tiles, say."""

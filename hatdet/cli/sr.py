@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +23,10 @@ from hatdet.cli.options import (
     UpscalerOption,
     refuse_beside_engine,
 )
+
+if TYPE_CHECKING:
+    from hatdet.core.types import Image
+    from hatdet.imaging.sources import Source
 
 __all__ = ["run"]
 
@@ -50,6 +55,7 @@ def run(
     from hatdet.cli.session import Session, guarded
 
     with guarded(debug), Session(quiet, debug) as session:
+        from hatdet.cli.overlap import overlapped
         from hatdet.cli.weights import engine_with_progress, upscaler_with_progress
         from hatdet.imaging.files import read_image, write_image
         from hatdet.imaging.sources import check_results, find_sources, result_paths
@@ -63,13 +69,22 @@ def run(
         else:
             upscale = upscaler_with_progress(session, upscaler, scale, device, precision, tile, overlap, batch)
         started = time.perf_counter()
-        for source, target in session.over(list(zip(sources, targets, strict=True)), "upscaling"):
+
+        def upscaled(_: tuple[Source, Path], image: Image) -> tuple[Image, Image]:
+            session.begin()
+            return image, upscale(image)
+
+        def written(job: tuple[Source, Path], images: tuple[Image, Image]) -> str:
+            (source, target), (image, larger) = job, images
+            write_image(larger, target)
+            return f"{source.path} -> {target} ({image.width}x{image.height} -> {larger.width}x{larger.height})"
+
+        jobs = list(zip(sources, targets, strict=True))
+        results = overlapped(jobs, lambda job: read_image(job[0].path), upscaled, written)
+        for (source, _), finish in session.over(results, "upscaling", len(jobs)):
             line = ""
             with session.one(source.path):
-                image = read_image(source.path)
-                larger = upscale(image)
-                write_image(larger, target)
-                line = f"{source.path} -> {target} ({image.width}x{image.height} -> {larger.width}x{larger.height})"
+                line = finish()
             if line:
                 session.result(line)
         session.finish(started, output)

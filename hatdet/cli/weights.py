@@ -35,6 +35,15 @@ def download_progress(session: Session, name: str) -> Iterator[Callable[[int, in
         yield lambda done, total: progress.update(task, completed=done, total=total or None, visible=True)
 
 
+def _prepare_for(device: str) -> None:
+    """A run on the CPU keeps the memory that it frees, for the next tile; the result of anything is the same."""
+    from hatdet.core.allocator import keep_freed_memory
+    from hatdet.core.device import choose_device
+
+    if choose_device(device).type == "cpu":
+        keep_freed_memory()
+
+
 def upscaler_with_progress(
     session: Session,
     name: str,
@@ -48,6 +57,7 @@ def upscaler_with_progress(
     """`load_upscaler` with a bar for a download, and for the tiles of a large image."""
     from hatdet.sr.upscalers import load_upscaler
 
+    _prepare_for(device)
     with download_progress(session, name) as on_fetch:
         return load_upscaler(
             name,
@@ -68,5 +78,6 @@ def engine_with_progress(
     """The upscaler of an exported file, with a bar for the tiles of a large image."""
     from hatdet.deploy.engines import engine_upscaler, load_engine
 
+    _prepare_for(device)
     engine = load_engine(file, device=device, precision=precision)
     return engine_upscaler(engine, overlap=overlap, batch=batch, on_progress=session.part_done)
