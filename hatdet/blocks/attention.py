@@ -17,7 +17,9 @@ def tracing() -> bool:
 def lowered(x: Tensor) -> Tensor:
     """`x` in the precision of the products it goes into: autocast's, where that is on; cast once for all of them."""
     kind = x.device.type
-    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):  # meta tensors have none
+        return x
+    return x.to(torch.get_autocast_dtype(kind))
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float, dropout: float = 0.0) -> Tensor:

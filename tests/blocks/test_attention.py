@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hatdet.blocks.attention import attend
+from hatdet.blocks.attention import attend, lowered
 from tests.helpers import relative_difference, tiny_hat
 
 
@@ -57,3 +57,12 @@ def test_the_tail_is_full_precision_under_autocast_unless_speed_is_worth_more():
             }
             assert seen == kinds
     assert 0 < differences[0] < differences[1] < 0.03
+
+
+def test_what_goes_into_products_is_cast_where_autocast_is_on():
+    x = torch.rand(2, 3)
+    assert lowered(x) is x
+    with torch.autocast("cpu", torch.bfloat16):
+        assert lowered(x).dtype == torch.bfloat16
+        meta = torch.rand(2, device="meta")
+        assert lowered(meta) is meta
