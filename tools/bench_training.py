@@ -22,9 +22,9 @@ from typing import Any
 
 import torch
 
+from hatdet.core.allocator import keep_freed_memory
 from hatdet.sr.catalogue import FAMILIES
 from hatdet.training import plugins
-from hatdet.core.allocator import keep_freed_memory
 
 
 def options(arguments: argparse.Namespace, network: str, **train: Any) -> dict[str, Any]:

@@ -25,9 +25,9 @@ from basicsr.models import build_model
 from basicsr.utils import AvgTimer, MessageLogger
 from torch.utils.data import DataLoader
 
+from hatdet.core.allocator import keep_freed_memory
 from hatdet.core.errors import OptionsError
 from hatdet.training import plugins
-from hatdet.core.allocator import keep_freed_memory
 from hatdet.training.checkpoints import prune
 from hatdet.training.distributed import Team, join
 from hatdet.training.draws import Draws, seed_all, training_loader
