@@ -42,17 +42,33 @@ def test_training_with_a_model_file_that_ships_from_any_folder(tmp_path):
     """Also from one whose name looks like a model with a scale; then its checkpoint, through the other modes."""
     folder = tmp_path / "v3n"
     data = write_data_set(folder / "data", images=4)
-    said = yolo(folder, "train", "model=yolo11n-halo.yaml", f"data={data}", *SHORT)
+    said = yolo(folder, "train", "model=yolo11n-halo.yaml", f"data={data}", *SHORT, f"project={folder}/runs")
     assert "hatdet.detection.attention.halo.HaloAttention" in said
     assert "YOLO11n-halo summary" in said
-    last = folder / "runs/detect/train/weights/last.pt"
+    last = folder / "runs/train/weights/last.pt"
     assert last.is_file()
     # Nothing of it is kept under the settings of hatdet's other verbs, and nothing went outside.
     assert (folder / "config" / "Ultralytics" / "settings.json").is_file()
 
-    said = yolo(folder, "train", "model=yolo11n-halo.yaml", f"data={data}", *SHORT[:-1], f"pretrained={last}")
+    said = yolo(
+        folder,
+        "train",
+        "model=yolo11n-halo.yaml",
+        f"data={data}",
+        *SHORT[:-1],
+        f"pretrained={last}",
+        f"project={folder}/runs",
+    )
     assert "transferred 505 of 505 tensors from pretrained weights" in said
-    said = yolo(folder, "train", "model=yolo11n.yaml", f"data={data}", *SHORT[:-1], f"pretrained={last}")
+    said = yolo(
+        folder,
+        "train",
+        "model=yolo11n.yaml",
+        f"data={data}",
+        *SHORT[:-1],
+        f"pretrained={last}",
+        f"project={folder}/runs",
+    )
     assert "transferred 499 of 499 tensors from pretrained weights" in said  # past the row that only the source has
 
     said = yolo(folder, "export", f"model={last}", "format=torchscript", "imgsz=64")
