@@ -10,6 +10,7 @@ import typer
 from hatdet import __version__
 from hatdet.cli import (
     attention,
+    bench,
     check_data,
     detect,
     doctor,
@@ -63,6 +64,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(attention.app, name="attention")
 app.command("yolo", context_settings=yolo.CONTEXT)(yolo.run)
 app.command("export")(export.run)
+app.command("bench")(bench.run)
 app.command("doctor")(doctor.run)
 
 
