@@ -6,6 +6,8 @@ import contextlib
 import json
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,7 +33,7 @@ from hatdet.cli.options import (
 if TYPE_CHECKING:
     from hatdet.cli.session import Session
     from hatdet.core.types import Detections, Detector, Image, Upscaler
-    from hatdet.detection.chain import ChainResult
+    from hatdet.imaging.files import Pixels
     from hatdet.imaging.sources import Source
 
     Job = tuple[Source, Path, Path, Path]  # and where its picture, its labels and its upscaled image go
@@ -48,6 +50,31 @@ _DECIDED_BY_CHAIN = (
     *("overlap", "batch", "weights", "conf", "iou", "classes", "max_det", "imgsz"),
 )
 JSON_SCHEMA = 1
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """What there is to write of one image: no tensor of it is kept until then.
+
+    Attributes:
+        source: the image, `(h, w, 3)`.
+        seen: what the detector saw; None where that was the image itself.
+        detections: in source coordinates.
+        milliseconds: of each step; None for one that was not taken.
+    """
+
+    source: Pixels
+    seen: Pixels | None
+    detections: Detections
+    milliseconds: Mapping[str, float | None]
+
+    @property
+    def width(self) -> int:
+        return int(self.source.shape[1])
+
+    @property
+    def height(self) -> int:
+        return int(self.source.shape[0])
 
 
 def run(
@@ -130,7 +157,7 @@ def run(
         from hatdet.detection.chain import run_chain
         from hatdet.detection.yolo import load_detector
         from hatdet.imaging.drawing import side_by_side, with_boxes
-        from hatdet.imaging.files import read_image, write_array, write_image
+        from hatdet.imaging.files import read_image, to_array, write_array
         from hatdet.imaging.sources import check_results, find_sources, result_paths
 
         if save_sr and not upscale:
@@ -184,26 +211,31 @@ def run(
             image = read_image(job[0].path)
             return image, (time.perf_counter() - began) * 1e3
 
-        def detected(job: Job, image_and_time: tuple[Image, float]) -> tuple[Image, float, ChainResult]:
+        def detected(job: Job, image_and_time: tuple[Image, float]) -> _Found:
             session.begin()
+            image, read_ms = image_and_time
             try:
-                return *image_and_time, run_chain(image_and_time[0], enlarge, detector)
+                result = run_chain(image, enlarge, detector)
             except InputError as error:
                 raise InputError(f"{job[0].path}: {error}") from error
+            timing = {"read": read_ms, "upscale": result.upscale_ms, "detect": result.detect_ms}
+            return _Found(
+                to_array(image), to_array(result.seen) if enlarge is not None else None, result.detections, timing
+            )
 
-        def written(job: Job, found: tuple[Image, float, ChainResult]) -> str:
-            (source, picture, label, sr_file), (image, read_ms, result) = job, found
-            if enlarge is None:
-                drawn = with_boxes(image, result.detections)
+        def written(job: Job, found: _Found) -> str:
+            source, picture, label, sr_file = job
+            if found.seen is None:
+                drawn = with_boxes(found.source, found.detections)
             else:
-                drawn = side_by_side(image, result.seen, result.detections, enlarge.name)
-            if save_sr:
-                write_image(result.seen, sr_file)
+                drawn = side_by_side(found.source, found.seen, found.detections, upscaled_by or "")
+            if save_sr and found.seen is not None:
+                write_array(found.seen, sr_file)
             if save_txt:
-                _write_labels(result.detections, image, label)
-            write_array(drawn, picture)
-            report["images"].append(_image_report(source.path, image, result, read_ms))
-            return f"{source.path}: {_summary(result.detections)} -> {picture}"
+                _write_labels(found, label)
+            write_array(drawn, picture, drawn=True)
+            report["images"].append(_image_report(source.path, found))
+            return f"{source.path}: {_summary(found.detections)} -> {picture}"
 
         jobs = list(zip(sources, pictures, labels, larger, strict=True))
         try:
@@ -248,11 +280,11 @@ def _summary(detections: Detections) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing"
 
 
-def _image_report(source: Path, image: Image, result: ChainResult, read_ms: float) -> dict[str, Any]:
+def _image_report(source: Path, found: _Found) -> dict[str, Any]:
     return {
         "source": str(source),
-        "width": image.width,
-        "height": image.height,
+        "width": found.width,
+        "height": found.height,
         "detections": [
             {
                 "xyxy": [round(edge, 3) for edge in detection.xyxy],
@@ -260,24 +292,20 @@ def _image_report(source: Path, image: Image, result: ChainResult, read_ms: floa
                 "class_id": detection.class_id,
                 "class_name": detection.class_name,
             }
-            for detection in result.detections
+            for detection in found.detections
         ],
-        "timing_ms": {
-            "read": round(read_ms, 3),
-            "upscale": None if result.upscale_ms is None else round(result.upscale_ms, 3),
-            "detect": round(result.detect_ms, 3),
-        },
+        "timing_ms": {step: None if took is None else round(took, 3) for step, took in found.milliseconds.items()},
     }
 
 
-def _write_labels(detections: Detections, image: Image, path: Path) -> None:
+def _write_labels(found: _Found, path: Path) -> None:
     """YOLO's format: class, centre and size as shares of the source image."""
     from hatdet.core.atomic import write_text
 
     lines = []
-    for detection in detections:
+    for detection in found.detections:
         x1, y1, x2, y2 = detection.xyxy
-        w, h = image.width, image.height
+        w, h = found.width, found.height
         numbers = ((x1 + x2) / 2 / w, (y1 + y2) / 2 / h, (x2 - x1) / w, (y2 - y1) / h)
         lines.append(" ".join([str(detection.class_id), *(f"{number:.6f}" for number in numbers)]) + "\n")
     write_text(path, "".join(lines))

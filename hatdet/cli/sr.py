@@ -26,6 +26,7 @@ from hatdet.cli.options import (
 
 if TYPE_CHECKING:
     from hatdet.core.types import Image
+    from hatdet.imaging.files import Pixels
     from hatdet.imaging.sources import Source
 
 __all__ = ["run"]
@@ -57,7 +58,7 @@ def run(
     with guarded(debug), Session(quiet, debug) as session:
         from hatdet.cli.overlap import overlapped
         from hatdet.cli.weights import engine_with_progress, upscaler_with_progress
-        from hatdet.imaging.files import read_image, write_image
+        from hatdet.imaging.files import read_image, to_array, write_array
         from hatdet.imaging.sources import check_results, find_sources, result_paths
 
         refuse_beside_engine(context, ("upscaler", "scale", "tile"), engine)
@@ -70,14 +71,15 @@ def run(
             upscale = upscaler_with_progress(session, upscaler, scale, device, precision, tile, overlap, batch)
         started = time.perf_counter()
 
-        def upscaled(_: tuple[Source, Path], image: Image) -> tuple[Image, Image]:
+        def upscaled(_: tuple[Source, Path], image: Image) -> tuple[str, Pixels]:
             session.begin()
-            return image, upscale(image)
+            # What is kept until it is written is the array: a quarter of the canvas.
+            return f"{image.width}x{image.height}", to_array(upscale(image))
 
-        def written(job: tuple[Source, Path], images: tuple[Image, Image]) -> str:
-            (source, target), (image, larger) = job, images
-            write_image(larger, target)
-            return f"{source.path} -> {target} ({image.width}x{image.height} -> {larger.width}x{larger.height})"
+        def written(job: tuple[Source, Path], found: tuple[str, Pixels]) -> str:
+            (source, target), (size, larger) = job, found
+            write_array(larger, target)
+            return f"{source.path} -> {target} ({size} -> {larger.shape[1]}x{larger.shape[0]})"
 
         jobs = list(zip(sources, targets, strict=True))
         results = overlapped(jobs, lambda job: read_image(job[0].path), upscaled, written)

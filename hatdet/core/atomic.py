@@ -11,7 +11,7 @@ from hatdet.core.errors import OptionsError
 __all__ = ["write_bytes", "write_text"]
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write under a temporary name beside the target, then rename; the folders are made.
 
     Raises:

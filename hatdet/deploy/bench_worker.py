@@ -256,19 +256,19 @@ class Workbench:
             folder: takes the pictures.
             overlapped: how the command reads and writes beside the computing.
         """
-        from hatdet.detection.chain import ChainResult, run_chain
+        from hatdet.core.types import Detections
+        from hatdet.detection.chain import run_chain
         from hatdet.imaging.drawing import side_by_side
-        from hatdet.imaging.files import read_image, write_array
+        from hatdet.imaging.files import Pixels, read_image, to_array, write_array
 
         detector = self._warm_detector()
 
-        def compute(_: str, image: Image) -> tuple[Image, ChainResult]:
-            return image, run_chain(image, self.upscaler, detector)
+        def compute(_: str, image: Image) -> tuple[Pixels, Pixels, Detections]:
+            result = run_chain(image, self.upscaler, detector)
+            return to_array(image), to_array(result.seen), result.detections
 
-        def write(source: str, done: tuple[Image, ChainResult]) -> None:
-            image, result = done
-            drawn = side_by_side(image, result.seen, result.detections, self.upscaler.name)
-            write_array(drawn, Path(folder, Path(source).name))
+        def write(source: str, found: tuple[Pixels, Pixels, Detections]) -> None:
+            write_array(side_by_side(*found, self.upscaler.name), Path(folder, Path(source).name), drawn=True)
 
         started = time.perf_counter()
         for _, written in overlapped(sources, read_image, compute, write):

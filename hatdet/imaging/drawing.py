@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import io
+from functools import lru_cache
 
 import numpy as np
 import PIL.Image
@@ -12,7 +13,7 @@ import PIL.ImageFont
 from numpy.typing import NDArray
 
 from hatdet.core.types import Detections, Image
-from hatdet.imaging.files import to_array
+from hatdet.imaging.files import Pixels, eight_bits, to_array
 
 __all__ = ["jpeg", "side_by_side", "with_boxes"]
 
@@ -22,18 +23,28 @@ GAP = 8
 BACKGROUND = (24, 24, 27)
 
 
-def with_boxes(image: Image, detections: Detections, enlarge: int = 1, caption: str = "") -> NDArray[np.uint8]:
-    """The image, its pixels repeated `enlarge` times, with labelled boxes and a caption above.
+def with_boxes(
+    picture: Pixels, detections: Detections, scale: float = 1, enlarge: int = 1, caption: str = ""
+) -> NDArray[np.uint8]:
+    """The picture, its pixels repeated `enlarge` times, with labelled boxes and a caption above.
 
-    Returns `(h, w, 3)` RGB uint8. The boxes are in source coordinates, the image may be upscaled.
+    Args:
+        picture: `(h, w, 3)` RGB, 8 or 16 bits.
+        detections: in source coordinates.
+        scale: pixels of the picture for each pixel of the source.
+        enlarge: how often each pixel is repeated, along each side.
+        caption: of one line.
+
+    Returns `(h, w, 3)` RGB uint8.
     """
-    pixels = _eight_bits(image).repeat(enlarge, 0).repeat(enlarge, 1)
-    picture = PIL.Image.fromarray(pixels)
-    draw = PIL.ImageDraw.Draw(picture)
-    long_side = max(picture.size)
+    canvas = PIL.Image.fromarray(eight_bits(picture))
+    if enlarge > 1:
+        canvas = canvas.resize((canvas.width * enlarge, canvas.height * enlarge), PIL.Image.Resampling.NEAREST)
+    draw = PIL.ImageDraw.Draw(canvas)
+    long_side = max(canvas.size)
     line = max(1, round(long_side / 400))
-    font = PIL.ImageFont.load_default(size=max(11, round(long_side / 48)))
-    zoom = image.scale * enlarge
+    font = _font(max(11, round(long_side / 48)))
+    zoom = scale * enlarge
     for detection in reversed(list(detections)):  # the most confident on top
         colour = _colour(detection.class_id)
         x1, y1, x2, y2 = (edge * zoom for edge in detection.xyxy)
@@ -41,29 +52,31 @@ def with_boxes(image: Image, detections: Detections, enlarge: int = 1, caption: 
         text = f"{detection.class_name} {detection.confidence:.2f}"
         left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
         w, h = right - left + 6, bottom - top + 6
-        x = min(max(0, x1), max(0, picture.width - w))
-        y = y1 - h if y1 >= h else min(y1, picture.height - h)
+        x = min(max(0, x1), max(0, canvas.width - w))
+        y = y1 - h if y1 >= h else min(y1, canvas.height - h)
         draw.rectangle((x, y, x + w, y + h), fill=colour)
         draw.text((x + 3 - left, y + 3 - top), text, font=font, fill=_ink(colour))
-    return np.asarray(_captioned(picture, caption) if caption else picture)
+    return np.asarray(_captioned(canvas, caption) if caption else canvas)
 
 
-def side_by_side(source: Image, seen: Image, detections: Detections, name: str) -> NDArray[np.uint8]:
+def side_by_side(source: Pixels, seen: Pixels, detections: Detections, name: str) -> NDArray[np.uint8]:
     """The source picture and, beside it at the same size, what the detector saw, both with the boxes.
 
-    A small source is shown with its pixels repeated, so that one sees what there was to see.
+    A small source is shown with its pixels repeated, so that one sees what there was to see. Both are `(h, w, 3)` RGB,
+    the second a whole number of times as large as the first.
     """
-    factor = round(seen.scale / source.scale)
-    enlarge = min(LARGEST_ENLARGEMENT, max(1, -(-SMALLEST_PANEL // max(seen.width, seen.height))))
-    left = with_boxes(source, detections, factor * enlarge, f"source {source.width}x{source.height}")
-    right = with_boxes(seen, detections, enlarge, f"{name} {seen.width}x{seen.height}")
+    (height, width), (seen_height, seen_width) = source.shape[:2], seen.shape[:2]
+    factor = seen_width // width
+    enlarge = min(LARGEST_ENLARGEMENT, max(1, -(-SMALLEST_PANEL // max(seen_width, seen_height))))
+    left = with_boxes(source, detections, 1, factor * enlarge, f"source {width}x{height}")
+    right = with_boxes(seen, detections, factor, enlarge, f"{name} {seen_width}x{seen_height}")
     gap = np.full((left.shape[0], GAP, 3), BACKGROUND, np.uint8)
     return np.concatenate([left, gap, right], axis=1)
 
 
 def jpeg(image: Image, size_wh: tuple[int, int], quality: int) -> bytes:
     """The image in that size, as a JPEG file. Enlarged it is smooth, as a detector's letterbox makes it."""
-    picture = PIL.Image.fromarray(_eight_bits(image))
+    picture = PIL.Image.fromarray(eight_bits(to_array(image)))
     if picture.size != size_wh:
         smaller = size_wh[0] < picture.width
         picture = picture.resize(size_wh, PIL.Image.Resampling.LANCZOS if smaller else PIL.Image.Resampling.BILINEAR)
@@ -76,14 +89,13 @@ def _captioned(picture: PIL.Image.Image, caption: str) -> PIL.Image.Image:
     size = max(12, round(max(picture.size) / 40))
     whole = PIL.Image.new("RGB", (picture.width, picture.height + 2 * size), BACKGROUND)
     whole.paste(picture, (0, 2 * size))
-    font = PIL.ImageFont.load_default(size=size)
-    PIL.ImageDraw.Draw(whole).text((size // 2, size // 3), caption, font=font, fill=(235, 235, 235))
+    PIL.ImageDraw.Draw(whole).text((size // 2, size // 3), caption, font=_font(size), fill=(235, 235, 235))
     return whole
 
 
-def _eight_bits(image: Image) -> NDArray[np.uint8]:
-    array = to_array(image)
-    return (array >> 8).astype(np.uint8) if image.bit_depth == 16 else array.astype(np.uint8)
+@lru_cache(maxsize=16)
+def _font(size: int) -> PIL.ImageFont.FreeTypeFont | PIL.ImageFont.ImageFont:
+    return PIL.ImageFont.load_default(size=size)
 
 
 def _colour(class_id: int) -> tuple[int, int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from pathlib import Path
+from typing import TypeAlias, cast
 
 import cv2
 import numpy as np
@@ -17,11 +18,14 @@ from hatdet.core.atomic import write_bytes
 from hatdet.core.errors import InputError
 from hatdet.core.types import Image
 
-__all__ = ["IMAGE_SUFFIXES", "read_image", "to_array", "write_array", "write_image"]
+__all__ = ["IMAGE_SUFFIXES", "Pixels", "eight_bits", "read_image", "to_array", "write_array", "write_image"]
+
+Pixels: TypeAlias = NDArray[np.uint8 | np.uint16]
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")  # no PostScript: a picture runs no program
 _TIFF_BITS_PER_SAMPLE = 258
+STRIP = 2**20  # pixels that are converted at once
 
 
 def read_image(path: str | Path) -> Image:
@@ -37,6 +41,7 @@ def read_image(path: str | Path) -> Image:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     if not data:
         raise InputError(f"{path} is not an image: the file is empty")
+    pixels: Pixels | None = None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's remarks on odd but readable files
@@ -45,7 +50,8 @@ def read_image(path: str | Path) -> Image:
                 bits = _bits(opened, data)
                 opened.load()  # a damaged file fails here, and not in OpenCV, which is noisy or silent about it
                 upright = opened if bits == 16 else PIL.ImageOps.exif_transpose(opened)
-                pixels = None if bits == 16 else np.array(upright.convert("RGB"))
+                if bits != 16:
+                    pixels = np.asarray(upright if upright.mode == "RGB" else upright.convert("RGB"))
         if bits > 16:
             raise InputError(f"{path} has {bits}-bit samples: expected 8 or 16 bits")
     # ImportError: once ultralytics is loaded, Pillow's open looks for a HEIF plug-in before it gives up.
@@ -62,8 +68,11 @@ def read_image(path: str | Path) -> Image:
             raise InputError(f"{path} is damaged, or a 16-bit image of a kind that cannot be read")
         pixels = np.ascontiguousarray(decoded[..., ::-1])
     depth = 16 if pixels.dtype == np.uint16 else 8
-    values = torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1).contiguous()
-    return Image(values.div_(2**depth - 1), bit_depth=depth)
+    # By NumPy: it is read beside a network, whose threads would have to share their processors with PyTorch's here.
+    values = np.empty((3, *pixels.shape[:2]), np.float32)
+    for channel in range(3):
+        np.divide(pixels[..., channel], np.float32(2**depth - 1), out=values[channel])
+    return Image(torch.from_numpy(values), bit_depth=depth)
 
 
 def _bits(opened: PIL.Image.Image, data: bytes) -> int:
@@ -76,22 +85,41 @@ def _bits(opened: PIL.Image.Image, data: bytes) -> int:
     return 8
 
 
-def to_array(image: Image) -> NDArray[np.uint8 | np.uint16]:
-    """`(h, w, 3)` RGB, uint8 or uint16 by the image's bit depth."""
-    values = image.pixels.mul(image.levels).round().permute(1, 2, 0).cpu().numpy()
-    return values.astype(np.uint16 if image.bit_depth == 16 else np.uint8)
+def to_array(image: Image) -> Pixels:
+    """`(h, w, 3)` RGB, uint8 or uint16 by the image's bit depth, on the host."""
+    depth, kind = (torch.uint16, np.uint16) if image.bit_depth == 16 else (torch.uint8, np.uint8)
+    array: Pixels = np.empty((image.height, image.width, 3), kind)
+    # Strip by strip: a picture may be most of the memory, and its bytes are a quarter of what it is in float32. They
+    # are made where it lies, so that no more than they comes from another device.
+    rows = max(1, STRIP // image.width)
+    for top in range(0, image.height, rows):
+        strip = image.pixels[:, top : top + rows].mul(image.levels).round_().to(depth).cpu().numpy()
+        cv2.merge(list(strip), array[top : top + rows])
+    return array
 
 
-def write_array(array: NDArray[np.uint8 | np.uint16], path: Path) -> None:
+def eight_bits(array: Pixels) -> NDArray[np.uint8]:
+    """The same picture in 8 bits."""
+    return (array >> 8).astype(np.uint8) if array.dtype == np.uint16 else cast("NDArray[np.uint8]", array)
+
+
+def write_array(array: Pixels, path: Path, *, drawn: bool = False) -> None:
     """Write `(h, w, 3)` RGB as PNG; the file is there whole or not at all.
+
+    Args:
+        array: the picture.
+        path: of the file.
+        drawn: whether many of its rows are like those above them, which is then made use of: the file is smaller, and
+            sooner there.
 
     Raises:
         OptionsError: the place cannot be written.
     """
-    done, encoded = cv2.imencode(".png", np.ascontiguousarray(array[..., ::-1]))
+    settings = [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP, cv2.IMWRITE_PNG_COMPRESSION, 1] if drawn else []
+    done, encoded = cv2.imencode(".png", cv2.cvtColor(array, cv2.COLOR_RGB2BGR), settings)
     if not done:
         raise ValueError(f"an image of shape {array.shape} and type {array.dtype} cannot be encoded as PNG")
-    write_bytes(path, encoded.tobytes())
+    write_bytes(path, encoded.data)
 
 
 def write_image(image: Image, path: Path) -> None:

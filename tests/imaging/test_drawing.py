@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
-from hatdet.core.types import Detections, Image
+from hatdet.core.types import Detections
 from hatdet.imaging.drawing import SMALLEST_PANEL, side_by_side, with_boxes
+
+
+def black(height, width):
+    return np.zeros((height, width, 3), np.uint8)
 
 
 def one_box(xyxy) -> Detections:
@@ -14,8 +17,7 @@ def one_box(xyxy) -> Detections:
 
 
 def test_a_box_is_drawn_on_its_edges_and_its_inside_stays():
-    image = Image(torch.zeros(3, 200, 200))
-    drawn = with_boxes(image, one_box((50, 100, 150, 180)))
+    drawn = with_boxes(black(200, 200), one_box((50, 100, 150, 180)))
     assert drawn.shape == (200, 200, 3)
     for y, x in ((140, 50), (140, 149), (100, 120), (179, 100)):
         assert drawn[y, x].max() > 100, (y, x)
@@ -24,27 +26,33 @@ def test_a_box_is_drawn_on_its_edges_and_its_inside_stays():
 
 
 def test_a_box_on_an_upscaled_image_is_drawn_in_its_pixels():
-    image = Image(torch.zeros(3, 200, 200), scale=4)
-    drawn = with_boxes(image, one_box((12.5, 25, 37.5, 45)))
+    drawn = with_boxes(black(200, 200), one_box((12.5, 25, 37.5, 45)), scale=4)
     assert drawn[140, 50].max() > 100
     assert drawn[140, 149].max() > 100
 
 
 def test_both_panels_have_one_height_and_a_small_source_is_enlarged():
-    source, seen = Image(torch.zeros(3, 10, 20)), Image(torch.zeros(3, 40, 80), scale=4)
-    drawn = side_by_side(source, seen, one_box((1, 1, 5, 5)), "hat-xs-x4")
+    drawn = side_by_side(black(10, 20), black(40, 80), one_box((1, 1, 5, 5)), "hat-xs-x4")
     panel = (drawn.shape[1] - 8) // 2
     assert panel >= SMALLEST_PANEL
     assert panel % 80 == 0
 
 
+def test_both_panels_show_the_box_in_the_same_place():
+    drawn = side_by_side(black(30, 40), black(120, 160), one_box((10, 10, 30, 20)), "hat-xs-x4")
+    caption, panel = drawn.shape[0] - 480 * 30 // 40, (drawn.shape[1] - 8) // 2
+    middle = caption + 15 * panel // 40
+    for x in (10 * panel // 40, 30 * panel // 40 - 1):
+        assert drawn[middle, x].max() > 100
+        assert drawn[middle, panel + 8 + x].max() > 100
+
+
 def test_labels_at_the_border_stay_inside():
-    image = Image(torch.zeros(3, 40, 40))
     for box in ((0, 0, 5, 5), (35, 35, 40, 40), (0, 0, 40, 40), (39, 0, 40, 1)):
-        assert with_boxes(image, one_box(box), enlarge=4).shape == (160, 160, 3)
+        assert with_boxes(black(40, 40), one_box(box), enlarge=4).shape == (160, 160, 3)
 
 
 def test_sixteen_bits_are_shown_in_eight():
-    image = Image(torch.full((3, 20, 20), 0.5), bit_depth=16)
+    image = np.full((20, 20, 3), 32768, np.uint16)
     nothing = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), {})
     assert set(with_boxes(image, nothing).ravel().tolist()) == {128}
