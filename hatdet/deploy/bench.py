@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from hatdet.core.device import choose_precision
 from hatdet.core.errors import HatdetError, OptionsError
 from hatdet.core.types import Image
-from hatdet.deploy.bench_worker import BACKENDS, PEERS, Configuration, Overlapped, serve
+from hatdet.deploy.bench_worker import BACKENDS, PEERS, Configuration, Overlapped, psnr, serve
 from hatdet.imaging.files import read_image
 from hatdet.imaging.resize import reduced
 from hatdet.sr.catalogue import FAMILIES, default_record, named_record
@@ -37,7 +37,7 @@ from hatdet.sr.weights import SUFFIXES, find_weights, record_path
 
 __all__ = [
     "COLUMNS",
-    "GATE_DB",
+    "LARGEST_LOSS_DB",
     "Group",
     "Lane",
     "Model",
@@ -58,10 +58,8 @@ __all__ = [
     "write_random_weights",
 ]
 
-# Errors that are independent of the network's own add up in square: a picture at P dB to the ground truth, disturbed at
-# E dB, loses 10 log10(1 + 10^((P - E) / 10)). E such that it loses 0.01 dB where P is 40, of which no x4 comes near.
-LOSS_DB, BEST_DB = 0.01, 40.0
-GATE_DB = BEST_DB - 10 * math.log10(10 ** (LOSS_DB / 10) - 1)
+# What a precision or a backend may cost of the PSNR to the ground truth, on average over the sample photos.
+LARGEST_LOSS_DB = 0.01
 
 
 class WorkerError(Exception):
@@ -134,6 +132,7 @@ class Lane:
     matmul: list[float] = field(default_factory=list)  # by round, GFLOP/s
     memory: int | None = None
     difference_db: float | None = None  # to plain attention in fp32; infinite for equal pictures
+    psnr_lost: float | None = None  # against it, to the ground truth of the sample photos; of trained weights
     images_per_s: float | None = None
     psnr_y: float | None = None
     map50_95: float | None = None
@@ -306,6 +305,17 @@ def sample_photos() -> list[Path]:
     return sorted((Path(spec.origin).parent / "assets").glob("*.jpg"))
 
 
+def sample_pairs(scale: int) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """The photos that ship inside ultralytics: each reduced, and itself."""
+    pairs = []
+    for photo in sample_photos():
+        pixels = read_image(photo).pixels
+        h, w = (side - side % scale for side in pixels.shape[1:])
+        reference = pixels[:, :h, :w].contiguous()
+        pairs.append((reduced(Image(reference), scale).pixels.numpy(), reference.numpy()))
+    return pairs
+
+
 def bench_picture(size_wh: tuple[int, int]) -> Image:
     """Of a photo that ships inside ultralytics, reduced by 4, a part of that size; repeated where it is too small."""
     pixels = reduced(read_image(sample_photos()[0]), 4).pixels
@@ -372,7 +382,24 @@ def measure_group(
     for lane in group.lanes:
         picture_of_lane = lane.ask("picture") if lane is not reference and exact is not None else None
         if picture_of_lane is not None:
-            lane.difference_db = _psnr(picture_of_lane, exact)
+            lane.difference_db = psnr(picture_of_lane, exact)
+    if not reference.model.random:
+        _judge(group.lanes, reference)
+
+
+def _judge(lanes: Iterable[Lane], reference: Lane) -> None:
+    """What each lane loses of the PSNR that plain attention in fp32 has, on the sample photos."""
+    pairs = sample_pairs(reference.configuration.scale)
+    best = reference.ask("psnr", pairs)
+    for lane in lanes:
+        own = lane.ask("psnr", pairs) if lane is not reference and best is not None else None
+        if own is not None:
+            lane.psnr_lost = best - own
+
+
+def passes(lane: Lane) -> bool:
+    """Whether a lane's pictures are as good as those of fp32."""
+    return lane.psnr_lost is not None and lane.psnr_lost <= LARGEST_LOSS_DB
 
 
 def _exported(configuration: Configuration, folder: Path) -> Configuration:
@@ -398,11 +425,6 @@ def measure_end_to_end(group: Group, sources: Sequence[Path], folder: Path, over
             lane.images_per_s = None if seconds is None else len(sources) / seconds
 
 
-def _psnr(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    error = float(np.mean((a.astype(np.float64) - b) ** 2))
-    return math.inf if error == 0 else -10 * math.log10(error)
-
-
 # ------------------------------------------------------------------------------------------ 3. what came out
 
 
@@ -417,6 +439,7 @@ COLUMNS = (
     ("images/s", "images_per_s", 1, 2),
     ("MB", "memory_bytes", 1e-6, 0),
     ("dB to fp32", "difference_db", 1, 1),
+    ("dB lost", "psnr_lost", 1, 4),
     ("PSNR-Y", "psnr_y", 1, 2),
     ("mAP50-95", "map50_95", 100, 1),
 )
@@ -426,7 +449,8 @@ def rows_of(group: Group, size_wh: tuple[int, int]) -> list[dict[str, Any]]:
     """A row for each configuration: plain values, None for what is not known.
 
     `ratio_spandrel` is against spandrel in fp32, `ratio_unfused` against plain attention in the same precision: medians
-    over the rounds. `difference_db` is None where nothing differs, and `same_as_fp32` says so.
+    over the rounds. `difference_db` is None where nothing differs, and `same_as_fp32` says so. `psnr_lost` is to the
+    ground truth of the sample photos, against plain attention in fp32.
     """
     spandrel = group.peer("spandrel")
     rows = []
@@ -461,6 +485,7 @@ def rows_of(group: Group, size_wh: tuple[int, int]) -> list[dict[str, Any]]:
                 "memory_bytes": lane.memory,
                 "difference_db": db if db is None or math.isfinite(db) else None,
                 "same_as_fp32": None if db is None else math.isinf(db),
+                "psnr_lost": lane.psnr_lost,
                 "psnr_y": lane.psnr_y,
                 "map50_95": lane.map50_95,
                 "front": False,

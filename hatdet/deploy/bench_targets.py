@@ -22,7 +22,7 @@ from hatdet.core.device import choose_device
 from hatdet.core.errors import HatdetError
 from hatdet.core.types import Image
 from hatdet.deploy.bench import (
-    GATE_DB,
+    LARGEST_LOSS_DB,
     Asked,
     Group,
     Lane,
@@ -33,6 +33,7 @@ from hatdet.deploy.bench import (
     groups_of,
     matmul_share,
     measure_group,
+    passes,
     ratio,
     sample_photos,
     write_random_weights,
@@ -268,11 +269,10 @@ def _hat_s(checks: Checks) -> Found:
     passing = {
         precision: value
         for precision, value in ratios.items()
-        if value is not None and (precision == "fp32" or gate.get(precision, 0.0) >= GATE_DB)
+        if value is not None and (precision == "fp32" or (precision in gate and passes(gate[precision])))
     }
     best = max(passing, key=lambda precision: passing[precision], default=None)
-    gates = ", ".join(f"{precision} {db:.1f} dB" for precision, db in gate.items())
-    gated = f"gate {GATE_DB:.1f} dB to fp32 on {judged_on}: {gates}"
+    gated = ", ".join([_lost(lane) for lane in gate.values()] + [f"on {judged_on}"])
     return {
         "cpu_spandrel": (ratios["fp32"], _why(group, spandrel, fp32) or times),
         "cpu_matmul": (share, fp32.failed or f"matmuls run at {median(fp32.matmul):.0f} GFLOP/s"),
@@ -280,20 +280,29 @@ def _hat_s(checks: Checks) -> Found:
     }
 
 
-def _gate(checks: Checks, own: Mapping[str, Lane]) -> tuple[dict[str, float], str]:
-    """How far each low precision is from fp32, and on which weights: random ones say nothing of a trained network."""
+def _gate(checks: Checks, own: Mapping[str, Lane]) -> tuple[dict[str, Lane], str]:
+    """What each low precision loses, and on which weights: random ones say nothing of a trained network."""
     if not next(iter(own.values())).model.random:
-        return _differences(own.values()), "the same weights"
+        return _low(own.values()), "the same weights"
     with checks.measured("hat-xs", SMALL_WH, "cpu", ["fp32", "bf16"], threads=THREADS) as group:
-        return _differences(group.lanes), "hat-xs (there are no weights of hat-s here)"
+        return _low(group.lanes), "hat-xs (there are no weights of hat-s here)"
 
 
-def _differences(lanes: Iterable[Lane]) -> dict[str, float]:
+def _low(lanes: Iterable[Lane]) -> dict[str, Lane]:
+    """Those in a low precision that were judged."""
     return {
-        lane.configuration.precision: lane.difference_db
+        lane.configuration.precision: lane
         for lane in lanes
-        if not lane.is_peer and lane.configuration.precision != "fp32" and lane.difference_db is not None
+        if not lane.is_peer and lane.configuration.precision != "fp32" and lane.psnr_lost is not None
     }
+
+
+def _lost(lane: Lane) -> str:
+    """What a lane loses of the PSNR to the ground truth."""
+    name = f"{lane.configuration.backend} {lane.configuration.precision}"
+    if lane.psnr_lost is None:
+        return f"{name} was not judged"
+    return f"{name} loses {lane.psnr_lost:.4f} dB (allowed {LARGEST_LOSS_DB:g})"
 
 
 def _backends(checks: Checks) -> Found:
@@ -309,9 +318,10 @@ def _backends(checks: Checks) -> Found:
         faster = {
             f"{lane.configuration.backend} {lane.configuration.precision}": ratio(lane, eager)
             for lane in group.lanes
-            if lane.configuration.backend in exported and (lane.difference_db or 0.0) >= GATE_DB
+            if lane.configuration.backend in exported and passes(lane)
         }
-        times = ", ".join(_milliseconds(lane) for lane in group.lanes if not lane.is_peer)
+        own = [lane for lane in group.lanes if not lane.is_peer]
+        times = ", ".join([*map(_milliseconds, own), *(_lost(lane) for lane in own if not passes(lane))])
     known = {name: value for name, value in faster.items() if value is not None}
     best = max(known, key=lambda name: known[name], default=None)
     return {"backend": (known[best] if best else None, f"{best or 'none passes the gate'}; {times}")}

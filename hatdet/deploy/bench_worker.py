@@ -7,6 +7,7 @@ one process computes at a time.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import statistics
@@ -42,6 +43,7 @@ __all__ = [
     "Workbench",
     "covered",
     "matmul_rate",
+    "psnr",
     "serve",
 ]
 
@@ -243,6 +245,10 @@ class Workbench:
         """Any 8-bit picture, upscaled."""
         return self._upscaled(_image(pixels))
 
+    def psnr(self, pairs: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> float:
+        """Of 8-bit pictures, upscaled, to what they were reduced from: the mean, in dB, over RGB."""
+        return statistics.fmean(psnr(self.upscaled(low), reference) for low, reference in pairs)
+
     def memory(self, height: int, width: int) -> int | None:
         """As `warm_up`, of a grey picture of that size."""
         image = Image(torch.full((3, height, width), 0.5))
@@ -339,6 +345,12 @@ def matmul_rate(precision: torch.dtype, device: torch.device) -> float:
         (a @ b)[0, 0].item()  # waits for the device
         seconds.append(time.perf_counter() - started)
     return 2 * side**3 / statistics.median(seconds[1:]) / 1e9  # the first chose its kernel
+
+
+def psnr(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    """Of pictures in [0, 1], in dB; infinite where they are equal."""
+    error = float(np.mean((a.astype(np.float64) - b) ** 2))
+    return math.inf if error == 0 else -10 * math.log10(error)
 
 
 def covered(spans: Iterable[tuple[float, float]]) -> float:
