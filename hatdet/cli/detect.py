@@ -71,10 +71,9 @@ def run(
     weights: Annotated[
         str | None,
         typer.Option(
-            help="The detector: an Ultralytics detection model by name (yolo11s) or file (.pt, .safetensors). "
-            "[default: the embedded yolo11n-upscaled]",
+            help="The detector: an Ultralytics detection model by name (yolo11s) or file (.pt, .safetensors).",
             rich_help_panel=_BOXES,
-            show_default=False,
+            show_default="the embedded yolo11n-upscaled",
         ),
     ] = None,
     conf: Annotated[float, typer.Option(help="Least confidence of a box.", rich_help_panel=_BOXES)] = 0.25,
@@ -85,16 +84,16 @@ def run(
     classes: Annotated[
         str | None,
         typer.Option(
-            help="Classes to look for, by name or id: person,bus or 0,5. [default: all]", rich_help_panel=_BOXES
+            help="Classes to look for, by name or id: person,bus or 0,5.", rich_help_panel=_BOXES, show_default="all"
         ),
     ] = None,
     max_det: Annotated[int, typer.Option(help="Most boxes of one image.", rich_help_panel=_BOXES)] = 300,
     imgsz: Annotated[
         int | None,
         typer.Option(
-            help="Long side of the detector's input. [default: 640; with --upscale the upscaled side, at most 2560]",
+            help="Long side of the detector's input.",
             rich_help_panel=_BOXES,
-            show_default=False,
+            show_default="640; with --upscale the upscaled side, at most 2560",
         ),
     ] = None,
     json_file: Annotated[

@@ -52,7 +52,11 @@ OverlapOption = Annotated[
 ]
 BatchOption = Annotated[
     int | None,
-    typer.Option(help="Tiles in one call of the network. [default: 4 on CUDA, else 1]", rich_help_panel=_ENGINE),
+    typer.Option(
+        help="Tiles in one call of the network; the result does not depend on it.",
+        rich_help_panel=_ENGINE,
+        show_default="4 on CUDA, else 1",
+    ),
 ]
 EngineOption = Annotated[
     Path | None,

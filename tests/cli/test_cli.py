@@ -14,6 +14,8 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+import typer
+from rich.text import Text
 from typer.testing import CliRunner, Result
 
 from hatdet import __version__, load_upscaler
@@ -82,6 +84,27 @@ def test_sr_writes_to_results_by_default_and_does_not_read_its_results(folder):
 def test_sr_with_what_needs_no_file(folder, upscaler):
     assert hatdet("sr", "in/a.png", "--upscaler", upscaler, "-o", "out", "-q").exit_code == 0
     assert size_of("out/a.png") == (32, 24)
+
+
+def test_all_help_is_shown_as_it_is_written():
+    """Rich takes words in brackets for markup, and shows nothing of them."""
+
+    def commands(command, name):
+        yield name, command
+        for word, part in getattr(command, "commands", {}).items():
+            yield from commands(part, f"{name} {word}")
+
+    found = dict(commands(typer.main.get_command(app), "hatdet"))
+    assert "hatdet attention add" in found
+    for name, command in found.items():
+        for parameter in command.params:
+            written = getattr(parameter, "help", None) or ""
+            assert Text.from_markup(written).plain == written, f"{name} {parameter.name}"
+        assert Text.from_markup(command.help or "").plain == (command.help or ""), name
+
+
+def test_a_default_that_is_found_is_in_the_help():
+    assert "[default: (4 on CUDA, else 1)]" in hatdet("sr", "--help").stdout
 
 
 @pytest.mark.parametrize("verb", [sr.run, detect.run])
