@@ -9,7 +9,7 @@ from torch import nn
 
 from hatdet.core.errors import DeviceError, OptionsError
 
-__all__ = ["choose_device", "choose_precision", "is_out_of_memory", "placed"]
+__all__ = ["choose_device", "choose_precision", "is_out_of_memory", "placed", "release_memory"]
 
 Model = TypeVar("Model", bound=nn.Module)
 BF16_CAPABILITY = (8, 0)  # older cards emulate it, slower than fp32
@@ -76,3 +76,11 @@ def placed(model: Model, device: torch.device, name: str) -> Model:
         if is_out_of_memory(error):
             raise DeviceError(f"{device} has too little memory for the weights of {name}") from error
         raise
+
+
+def release_memory(device: torch.device) -> None:
+    """Give back to the device what torch holds and does not use."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()

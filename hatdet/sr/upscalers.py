@@ -15,10 +15,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from hatdet.core.device import choose_device, choose_precision, is_out_of_memory, placed
+from hatdet.core.device import choose_device, choose_precision, is_out_of_memory, placed, release_memory
 from hatdet.core.errors import DeviceError, OptionsError
 from hatdet.core.types import Image, Upscaler
 from hatdet.imaging.resize import nearest, resize_bicubic
+from hatdet.sr.memory import free_memory
 from hatdet.sr.tiling import Axis, Tile, plan_axis, plan_tiles
 from hatdet.sr.weights import find_weights, load_network
 
@@ -30,6 +31,7 @@ CPU = torch.device("cpu")
 DEFAULT_TILE = 256
 DEFAULT_OVERLAP = 32
 SMALLEST_TILE = 64  # below this a network sees too little around each pixel to be worth running
+CANVAS_BUDGET = 512 * 2**20  # bytes
 
 Progress = Callable[[int, int], None]  # tiles done, tiles in all
 
@@ -74,6 +76,9 @@ class HatUpscaler:
         on_progress: called after each batch with the tiles done and the tiles in all.
         low_network: the same network with the weights of its products in `precision` already; None: autocast casts
             them at every call.
+        canvas_budget: in bytes. An image of several tiles whose result (float32) is larger stays where it is, and only
+            tiles go to the device; the result is put together on the host. So what the device needs does not grow
+            with the image. A smaller one is on the device from beginning to end.
 
     Out of memory: the tiles of that call are tried again one by one, and when that fails too the image starts again
     with the tile halved, down to 64 pixels. Any other error of the network propagates.
@@ -93,6 +98,7 @@ class HatUpscaler:
     batch: int = 1
     on_progress: Progress | None = field(default=None, compare=False)
     low_network: nn.Module | None = field(default=None, repr=False)
+    canvas_budget: int = CANVAS_BUDGET
 
     def __post_init__(self) -> None:
         if self.tile < self.window:
@@ -107,7 +113,6 @@ class HatUpscaler:
         return next(self.network.parameters()).device
 
     def __call__(self, image: Image) -> Image:
-        image = image.to(self.device)
         tile = self.tile - self.tile % self.window
         if tile != self.tile:
             log.info("tile rounded to %d, a multiple of the window %d", tile, self.window)
@@ -137,41 +142,56 @@ class HatUpscaler:
         rows, columns = plan_axis(h, tile, overlap, self.window), plan_axis(w, tile, overlap, self.window)
         tiles = plan_tiles(rows, columns)
         if len(tiles) == 1:
-            out = self._run(pixels[None])[0]
+            out = self._run(pixels.to(self.device)[None])[0]
             self._report(1, 1)
             return out
+        if _canvas_bytes(h * self.scale, w * self.scale) <= self.canvas_budget:
+            pixels = pixels.to(self.device)
         canvas = self._canvas(h * self.scale, w * self.scale)
-        row_weights, column_weights = (axis.weights(self.scale).to(canvas.device) for axis in (rows, columns))
+        row_weights, column_weights = (axis.weights(self.scale).to(self.device) for axis in (rows, columns))
+        before: list[tuple[Tile, Tensor]] = []
+        wait: Callable[[], None] = _nothing
         for first in range(0, len(tiles), self.batch):
             chunk = tiles[first : first + self.batch]
-            for part, result in zip(chunk, self._run(_cut(pixels, chunk, rows, columns)), strict=True):
-                result = result.to(canvas.device)
+            results = self._run(_sent(_cut(pixels, chunk, rows, columns), self.device))
+            for part, result in zip(chunk, results, strict=True):
                 result *= row_weights[part.row][:, None]
                 result *= column_weights[part.column][None, :]
-                y, x = part.y * self.scale, part.x * self.scale
-                canvas[:, y : y + result.shape[1], x : x + result.shape[2]] += result
+            # What comes back is added while the next batch is computed.
+            self._add(canvas, before, wait)
+            results, wait = _fetched(results, canvas.device)
+            before = list(zip(chunk, results, strict=True))
             self._report(first + len(chunk), len(tiles))
+        self._add(canvas, before, wait)
         return canvas
+
+    def _add(self, canvas: Tensor, parts: list[tuple[Tile, Tensor]], wait: Callable[[], None]) -> None:
+        """Add weighted results to the canvas, when they have come."""
+        wait()
+        for part, result in parts:
+            y, x = part.y * self.scale, part.x * self.scale
+            canvas[:, y : y + result.shape[1], x : x + result.shape[2]] += result
 
     def _run(self, tiles: Tensor) -> Tensor:
         """The network on a batch of tiles, in float32. Shape: `(b, 3, h, w)` to `(b, 3, scale * h, scale * w)`."""
         try:
-            return self._finite(tiles)
+            return self.compute(tiles)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
         # Outside the handler, where the traceback no longer holds the tensors that filled the memory.
-        _release_memory(tiles.device)
+        release_memory(tiles.device)
         try:
-            return torch.cat([self._finite(one[None]) for one in tiles])
+            return torch.cat([self.compute(one[None]) for one in tiles])
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             reason = str(error)
-        _release_memory(tiles.device)
+        release_memory(tiles.device)
         raise _OutOfMemoryError(reason)
 
-    def _finite(self, tiles: Tensor) -> Tensor:
+    def compute(self, tiles: Tensor) -> Tensor:
+        """One call of the network, in float32. Shape: `(b, 3, h, w)` to `(b, 3, scale * h, scale * w)`."""
         low = self.precision != torch.float32
         network = self.low_network if low and self.low_network is not None else self.network
         with torch.autocast(tiles.device.type, dtype=self.precision if low else torch.bfloat16, enabled=low):
@@ -188,12 +208,10 @@ class HatUpscaler:
         return out
 
     def _canvas(self, h: int, w: int) -> Tensor:
-        """Zeros for the whole result: on the device, unless they would take half of what is free there."""
-        device = self.device
-        if device.type == "cuda":
-            kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # free, but torch's
-            if 12 * h * w > (torch.cuda.mem_get_info(device)[0] + kept) // 2:
-                return torch.zeros(3, h, w)
+        """Zeros for the whole result: on the device, unless they exceed the budget or half of what is free there."""
+        device, needed = self.device, _canvas_bytes(h, w)
+        if needed > self.canvas_budget or (device.type == "cuda" and needed > free_memory(device) // 2):
+            return torch.zeros(3, h, w)
         try:
             return torch.zeros(3, h, w, device=device)
         except RuntimeError as error:
@@ -214,11 +232,29 @@ def _cut(pixels: Tensor, tiles: list[Tile], rows: Axis, columns: Axis) -> Tensor
     return torch.stack([pixels[:, t.y : t.y + rows.size, t.x : t.x + columns.size] for t in tiles])
 
 
-def _release_memory(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    elif device.type == "mps":
-        torch.mps.empty_cache()
+def _canvas_bytes(h: int, w: int) -> int:
+    return 12 * h * w
+
+
+def _sent(tiles: Tensor, device: torch.device) -> Tensor:
+    """Tiles on the device that computes; towards CUDA the host goes on while they are copied."""
+    if device.type != "cuda" or tiles.device.type != "cpu":
+        return tiles.to(device)
+    return tiles.pin_memory().to(device, non_blocking=True)
+
+
+def _nothing() -> None:
+    pass
+
+
+def _fetched(results: Tensor, device: torch.device) -> tuple[Tensor, Callable[[], None]]:
+    """Results where the canvas is, and what waits until they have come; from CUDA the host goes on meanwhile."""
+    if results.device.type != "cuda" or device.type != "cpu":
+        return results.to(device), _nothing
+    there = torch.empty(results.shape, pin_memory=True).copy_(results, non_blocking=True)
+    come = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    come.record(torch.cuda.current_stream(results.device))
+    return there, come.synchronize
 
 
 def load_upscaler(

@@ -7,6 +7,7 @@ import logging
 import pytest
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from hatdet.core.errors import DeviceError, OptionsError
 from hatdet.core.types import Image, Upscaler
@@ -246,3 +247,58 @@ def test_the_embedded_upscaler_beats_bicubic_on_a_photo():
     learned = psnr(load_upscaler("hat-xs", 4, device="cpu")(small).pixels, truth)
     control = psnr(load_upscaler("bicubic", 4, device="cpu")(small).pixels, truth)
     assert learned > control + 0.5
+
+
+class Sent(TorchFunctionMode):
+    """The shapes of what is moved to a device, or made there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: set[tuple[int, ...]] = set()
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is torch.Tensor.to and isinstance(args[1], torch.device):
+            self.shapes.add(tuple(args[0].shape))
+        if function is torch.zeros and "device" in (kwargs or {}):
+            self.shapes.add(tuple(args))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+@pytest.mark.parametrize(("h", "w"), [(50, 70), (33, 32), (1, 100)])
+def test_a_large_image_stays_on_the_host_and_is_the_same_picture(h, w, batch):
+    image = random_image(h, w)
+    canvas_bytes = 12 * 4 * h * w
+    with Sent() as small:
+        expected = tiny_upscaler(batch=batch, canvas_budget=canvas_bytes)(image)
+    with Sent() as large:
+        got = tiny_upscaler(batch=batch, canvas_budget=canvas_bytes - 1)(image)
+    assert torch.equal(got.pixels, expected.pixels)
+    assert {(3, h, w), (3, 2 * h, 2 * w)} <= small.shapes
+    # Tiles, their results, and the weights of each row and column of tiles; nothing of the image's size.
+    assert not {(3, h, w), (3, 2 * h, 2 * w)} & large.shapes
+    pictures = [shape for shape in large.shapes if len(shape) == 4]
+    assert pictures
+    assert all(shape[0] <= batch and max(shape[2:]) <= 64 for shape in pictures)
+    assert {len(shape) for shape in large.shapes} == {2, 4}
+
+
+def test_an_image_of_one_tile_is_on_the_device_whatever_its_size():
+    image = random_image(30, 30)
+    with Sent() as sent:
+        out = tiny_upscaler(canvas_budget=1)(image)
+    assert torch.equal(out.pixels, tiny_upscaler()(image).pixels)
+    assert (3, 30, 30) in sent.shapes
+
+
+def test_a_large_image_of_which_a_tile_ran_out_of_memory_is_the_same_picture():
+    image = random_image(60, 90)
+    expected = tiny_upscaler(batch=2)(image)
+    faulty = Faulty(tiny_hat(), out_of_memory(3))
+    got = HatUpscaler(faulty, 2, "tiny", window=8, tile=32, overlap=8, batch=2, canvas_budget=1)(image)
+    assert faulty.calls > 3
+    assert float((got.pixels - expected.pixels).abs().max()) <= 1 / 255 + 1e-6
+
+
+def test_the_canvas_of_half_a_gigabyte_is_the_limit():
+    assert tiny_upscaler().canvas_budget == 512 * 2**20
