@@ -22,9 +22,10 @@ from hatdet.cli.options import (
     PrecisionOption,
     QuietOption,
     ScaleOption,
-    TileOption,
+    TileOrAutoOption,
     UpscalerOption,
     refuse_beside_engine,
+    tile_or_auto,
     writable_file,
 )
 
@@ -64,7 +65,7 @@ def run(
     upscale: Annotated[bool, typer.Option("--upscale", help="Upscale before detecting.")] = False,
     upscaler: UpscalerOption = "hat-xs",
     scale: ScaleOption = 4,
-    tile: TileOption = 256,
+    tile: TileOrAutoOption = "256",
     overlap: OverlapOption = 32,
     batch: BatchOption = None,
     engine: EngineOption = None,
@@ -132,6 +133,7 @@ def run(
         from hatdet.imaging.files import read_image, write_array, write_image
         from hatdet.imaging.sources import check_results, find_sources, result_paths
 
+        side = tile_or_auto(tile)
         if save_sr and not upscale:
             raise OptionsError("--save-sr writes upscaled images: it needs --upscale")
         refuse_beside_engine(context, _DECIDED_BY_UPSCALER if upscale else _DECIDED_BY_CHAIN, engine)
@@ -156,7 +158,7 @@ def run(
             if engine is not None:
                 enlarge = engine_with_progress(session, engine, device, precision, overlap, batch)
             elif upscale:
-                enlarge = upscaler_with_progress(session, upscaler, scale, device, precision, tile, overlap, batch)
+                enlarge = upscaler_with_progress(session, upscaler, scale, device, precision, side, overlap, batch)
             upscaled_by = enlarge.name if enlarge is not None else None
             with download_progress(session, str(weights)) as on_fetch:
                 detector = load_detector(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -9,7 +11,7 @@ from torch import nn
 
 from hatdet.core.errors import DeviceError, OptionsError
 
-__all__ = ["choose_device", "choose_precision", "is_out_of_memory", "placed", "release_memory"]
+__all__ = ["choose_device", "choose_precision", "device_name", "is_out_of_memory", "placed", "release_memory"]
 
 Model = TypeVar("Model", bound=nn.Module)
 BF16_CAPABILITY = (8, 0)  # older cards emulate it, slower than fp32
@@ -54,6 +56,18 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     if name not in ("fp32", "bf16"):
         raise OptionsError(f"precision must be auto, fp32 or bf16, got {name!r}")
     return torch.bfloat16 if name == "bf16" else torch.float32
+
+
+def device_name(device: torch.device) -> str:
+    """What the hardware calls itself."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # no Linux
+        lines = []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return " ".join([device.type, model or platform.processor() or platform.machine()])
 
 
 def is_out_of_memory(error: BaseException) -> bool:

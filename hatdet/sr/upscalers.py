@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,13 @@ from hatdet.core.device import choose_device, choose_precision, is_out_of_memory
 from hatdet.core.errors import DeviceError, OptionsError
 from hatdet.core.types import Image, Upscaler
 from hatdet.imaging.resize import nearest, resize_bicubic
-from hatdet.sr.memory import free_memory
+from hatdet.sr.hat_arch import HAT
+from hatdet.sr.memory import MOST_TILES, SHARE, Choice, fitting, footprint, free_memory
 from hatdet.sr.tiling import Axis, Tile, plan_axis, plan_tiles
+from hatdet.sr.tuning import BATCHES, circumstances, fastest, remembered, seconds_of, tile_candidates
 from hatdet.sr.weights import find_weights, load_network
 
-__all__ = ["BicubicUpscaler", "HatUpscaler", "NearestUpscaler", "load_upscaler"]
+__all__ = ["BicubicUpscaler", "HatUpscaler", "NearestUpscaler", "TileSize", "fitted", "load_upscaler"]
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,7 @@ DEFAULT_OVERLAP = 32
 SMALLEST_TILE = 64  # below this a network sees too little around each pixel to be worth running
 CANVAS_BUDGET = 512 * 2**20  # bytes
 
+TileSize = int | Literal["auto"]
 Progress = Callable[[int, int], None]  # tiles done, tiles in all
 
 
@@ -263,7 +266,7 @@ def load_upscaler(
     *,
     device: str = "auto",
     precision: str = "auto",
-    tile: int = DEFAULT_TILE,
+    tile: TileSize = DEFAULT_TILE,
     overlap: int = DEFAULT_OVERLAP,
     batch: int | None = None,
     on_progress: Progress | None = None,
@@ -277,8 +280,11 @@ def load_upscaler(
         scale: how many times larger. A scale that the model does not have is an error.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         precision: `auto`, `fp32` or `bf16`, for the network.
-        tile, overlap: in input pixels.
-        batch: tiles in one call of the network; by default 4 on CUDA and 1 elsewhere.
+        tile, overlap: in input pixels. The picture depends slightly on the tile, so the default is the same on every
+            machine; `auto` is the fastest on this one, measured once for a network. A tile whose call would take more
+            than 80 % of the memory that is free now is made smaller, with a warning, but not below 64.
+        batch: tiles in one call of the network; the result does not depend on it. By default on CUDA what fits in the
+            same memory, at most 16, and 1 elsewhere.
         on_progress: called with the tiles done and the tiles in all of an image.
         on_fetch: called with the bytes so far and in all of a download.
 
@@ -287,9 +293,11 @@ def load_upscaler(
         WeightsError: weights that are not there, damaged, or not HAT's.
         DeviceError: a device that is not there.
     """
+    if isinstance(tile, str) and tile != "auto":
+        raise OptionsError(f"tile must be a whole number or auto, got {tile!r}")
     for what, value, least in (
         ("scale", scale, 1),
-        ("tile", tile, 1),
+        ("tile", 1 if tile == "auto" else tile, 1),
         ("overlap", overlap, 0),
         ("batch", 1 if batch is None else batch, 1),
     ):
@@ -303,15 +311,81 @@ def load_upscaler(
         return NearestUpscaler(scale, on)
     source = find_weights(name, scale, on_fetch)
     network = placed(load_network(source, scale), on, source.name)
-    return HatUpscaler(
+    upscaler = HatUpscaler(
         network,
         scale,
         source.name,
         window=network.window_size,
         precision=dtype,
-        tile=tile,
+        tile=DEFAULT_TILE if tile == "auto" else tile,
         overlap=overlap,
-        batch=batch if batch is not None else (4 if on.type == "cuda" else 1),
         on_progress=on_progress,
         low_network=None if dtype == torch.float32 else network.with_low_weights(dtype),
     )
+    free = free_memory(on)  # asked before anything is measured: the CPU's allocator keeps what that takes
+    if tile == "auto":
+        tile, batch = _fastest(upscaler, network, batch, free)
+    tile, batch = fitted(network, on, dtype, tile, batch, free)
+    return replace(upscaler, tile=tile, batch=batch)
+
+
+def _fastest(upscaler: HatUpscaler, network: HAT, batch: int | None, free: int) -> Choice:
+    """The fastest tile and batch here, from the user's cache or measured now."""
+    name, on = upscaler.name, upscaler.device
+    tiles = tile_candidates(upscaler.window)
+    default_batches = BATCHES if on.type == "cuda" else (1,)
+
+    def find() -> Choice:
+        log.info("finding the fastest tile of %s on %s, once ...", name, on.type)
+        needed, limit = footprint(network, upscaler.precision), SHARE * free
+        return fastest(
+            lambda choice: seconds_of(upscaler.compute, on, choice),
+            tiles,
+            default_batches if batch is None else (batch,),
+            upscaler.overlap,
+            lambda choice: needed.bytes(choice) <= limit,
+        )
+
+    depends_on = circumstances(
+        network,
+        name=name,
+        scale=upscaler.scale,
+        device=on,
+        precision=upscaler.precision,
+        overlap=upscaler.overlap,
+        batch=batch,
+    )
+    choice = remembered(depends_on, tiles, find)
+    log.info("tiles of %d, %d in one call: the fastest for %s on %s", *choice, name, on.type)
+    return choice
+
+
+def fitted(
+    network: HAT, device: torch.device, precision: torch.dtype, tile: int, batch: int | None, free: int
+) -> Choice:
+    """The tile and the batch that were asked for, or what of them fits into the free memory of a device.
+
+    Args:
+        network: its sizes count, wherever it is.
+        device, precision: what it is going to compute on and in.
+        tile: in input pixels, at least the network's window. One that does not fit is made smaller, with a warning, but
+            not below 64.
+        batch: tiles in one call; None for the default of `load_upscaler`.
+        free: in bytes.
+    """
+    needed = footprint(network, precision)
+    fits = fitting(
+        needed,
+        SHARE * free,
+        Choice(tile, batch if batch is not None else MOST_TILES if device.type == "cuda" else 1),
+        window=network.window_size,
+        least=SMALLEST_TILE,
+    )
+    if fits.tile != tile:
+        gib = needed.bytes(Choice(tile, 1)) / 2**30, free / 2**30
+        log.warning(
+            "a tile of %d needs %.1f GiB, %.1f GiB are free on %s: going on with %d", tile, *gib, device, fits.tile
+        )
+    elif batch is not None and fits.batch != batch:
+        log.warning("%d tiles of %d need too much memory of %s: going on with %d", batch, tile, device, fits.batch)
+    return fits

@@ -86,6 +86,31 @@ def test_sr_with_what_needs_no_file(folder, upscaler):
     assert size_of("out/a.png") == (32, 24)
 
 
+def test_sr_with_the_fastest_tile(folder, monkeypatch):
+    monkeypatch.setattr("hatdet.sr.upscalers.seconds_of", lambda compute, device, choice: 1.0)
+    arguments = ("sr", "--scale", 2, "--upscaler", "tiny.pth", "--tile", "auto", "in/a.png", "-o", "out")
+    first, second = hatdet(*arguments), hatdet(*arguments)
+    assert (first.exit_code, second.exit_code) == (0, 0), first.output
+    assert "finding the fastest tile of tiny on cpu, once ..." in first.stderr
+    assert "finding" not in second.stderr
+    assert "the fastest for tiny on cpu" in second.stderr
+    assert size_of("out/a.png") == (16, 12)
+
+
+@pytest.mark.parametrize("verb", [("sr",), ("detect", "--upscale")])
+def test_what_has_no_tiles_takes_auto(folder, verb):
+    result = hatdet(*verb, "--upscaler", "bicubic", "--tile", "auto", "in/a.png", "-o", "out")
+    assert result.exit_code == 0, result.output
+    assert "finding" not in result.stderr
+
+
+@pytest.mark.parametrize("verb", ["eval", "export"])
+def test_what_is_compared_or_fixed_takes_no_auto(folder, verb):
+    result = hatdet(verb, "--tile", "auto")
+    assert result.exit_code == 2
+    assert "Invalid value for '--tile'" in result.stderr
+
+
 def test_all_help_is_shown_as_it_is_written():
     """Rich takes words in brackets for markup, and shows nothing of them."""
 
@@ -104,7 +129,7 @@ def test_all_help_is_shown_as_it_is_written():
 
 
 def test_a_default_that_is_found_is_in_the_help():
-    assert "[default: (4 on CUDA, else 1)]" in hatdet("sr", "--help").stdout
+    assert "[default: (what fits on CUDA, at most 16, else 1)]" in hatdet("sr", "--help").stdout
 
 
 @pytest.mark.parametrize("verb", [sr.run, detect.run])
@@ -113,7 +138,7 @@ def test_defaults_on_the_command_line_are_the_librarys(verb):
     given = {name: parameter.default for name, parameter in inspect.signature(verb).parameters.items()}
     own = {name: parameter.default for name, parameter in inspect.signature(load_upscaler).parameters.items()}
     for name in ("scale", "tile", "overlap", "batch", "device", "precision"):
-        assert given[name] == own[name]
+        assert str(given[name]) == str(own[name])
     assert given["upscaler"] == own["name"]
 
 
@@ -162,6 +187,10 @@ def test_a_named_file_that_is_no_image_counts_as_failed(folder):
         (["sr", "in", "--precision", "fp16"], "error: precision fp16 is refused"),
         (["sr", "in", "--device", "cuda:9"], "error: device 'cuda:9' is not usable here"),
         (["sr", "in", "--tile", "2"], "error: tile must be at least 8"),
+        (["sr", "in", "--tile", "large"], "error: --tile must be a whole number or auto, got 'large'"),
+        (["sr", "in", "--tile", "64.5", "--upscaler", "nearest"], "error: --tile must be a whole number or auto"),
+        (["detect", "in", "--tile", ""], "error: --tile must be a whole number or auto, got ''"),
+        (["sr", "in", "--tile", "-8"], "error: tile must be at least 1, got -8"),
         (["sr", "in", "-o", "tiny.pth/x"], "error: tiny.pth/x/a.png cannot be written"),
         (["detect", "in", "-o", "tiny.pth/x"], "error: tiny.pth/x/a.png cannot be written"),
         (["detect", "in", "--weights", "none.pt"], "error: weights none.pt do not exist"),

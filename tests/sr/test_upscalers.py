@@ -13,7 +13,9 @@ from hatdet.core.errors import DeviceError, OptionsError
 from hatdet.core.types import Image, Upscaler
 from hatdet.imaging.files import read_image
 from hatdet.imaging.resize import reduced, resize_bicubic
-from hatdet.sr.upscalers import BicubicUpscaler, HatUpscaler, NearestUpscaler, load_upscaler
+from hatdet.sr import upscalers
+from hatdet.sr.memory import Choice, footprint
+from hatdet.sr.upscalers import BicubicUpscaler, HatUpscaler, NearestUpscaler, fitted, load_upscaler
 from tests.helpers import psnr, random_image, sample_photo, tiny_hat
 
 
@@ -228,6 +230,8 @@ def test_numbers_out_of_range_are_refused(changes, sentence):
     [
         ({"scale": 3}, OptionsError, "hat-xs has no weights for scale 3: it has 4"),
         ({"scale": 0}, OptionsError, "scale must be at least 1"),
+        ({"tile": "large"}, OptionsError, "tile must be a whole number or auto, got 'large'"),
+        ({"tile": 0}, OptionsError, "tile must be at least 1, got 0"),
         ({"precision": "fp16"}, OptionsError, "fp16 is refused"),
         ({"precision": "int8"}, OptionsError, "precision must be auto, fp32 or bf16, got 'int8'"),
         ({"device": "cuda:7"}, DeviceError, "device 'cuda:7' is not usable here"),
@@ -302,3 +306,50 @@ def test_a_large_image_of_which_a_tile_ran_out_of_memory_is_the_same_picture():
 
 def test_the_canvas_of_half_a_gigabyte_is_the_limit():
     assert tiny_upscaler().canvas_budget == 512 * 2**20
+
+
+@pytest.fixture
+def free(monkeypatch):
+    """Sets the free memory of all devices, in calls of the tiny network with one tile of 128."""
+
+    def set_free(calls: float) -> None:
+        one = footprint(tiny_hat(), torch.float32).bytes(Choice(128, 1))
+        monkeypatch.setattr(upscalers, "free_memory", lambda device: calls * one / 0.8)
+
+    return set_free
+
+
+@pytest.mark.parametrize(
+    ("device", "calls", "asked", "expected", "warning"),
+    [
+        ("cpu", 100, (128, None), (128, 1), ""),
+        ("cpu", 1.01, (128, None), (128, 1), ""),
+        ("cpu", 0.9, (128, None), (120, 1), "a tile of 128 needs 0.0 GiB, 0.0 GiB are free on cpu: going on with 120"),
+        ("cpu", 0.01, (128, None), (64, 1), "going on with 64"),
+        ("cpu", 0.01, (32, None), (32, 1), ""),
+        ("cpu", 2.01, (128, 4), (128, 2), "4 tiles of 128 need too much memory of cpu: going on with 2"),
+        ("cuda", 100, (128, None), (128, 16), ""),
+        ("cuda", 5.01, (128, None), (128, 5), ""),
+        ("cuda", 100, (128, 40), (128, 40), ""),
+        ("cuda", 0.9, (128, None), (120, 1), "free on cuda: going on with 120"),
+        ("mps", 100, (128, None), (128, 1), ""),
+    ],
+)
+def test_the_tile_and_the_batch_fit_into_the_memory(free, caplog, device, calls, asked, expected, warning):
+    free(calls)
+    with caplog.at_level(logging.WARNING, "hatdet"):
+        memory = upscalers.free_memory(torch.device(device))
+        assert fitted(tiny_hat(), torch.device(device), torch.float32, *asked, memory) == expected
+    assert len(caplog.records) == bool(warning)
+    assert warning in caplog.text
+
+
+def test_an_upscaler_is_loaded_with_what_fits(free, tmp_path, caplog):
+    torch.save(tiny_hat().state_dict(), tmp_path / "tiny.pth")
+    free(0.9)
+    upscaler = load_upscaler(tmp_path / "tiny.pth", 2, device="cpu", tile=128)
+    assert isinstance(upscaler, HatUpscaler)
+    assert (upscaler.tile, upscaler.batch) == (120, 1)
+    free(100)
+    upscaler = load_upscaler(tmp_path / "tiny.pth", 2, device="cpu", batch=3)
+    assert (upscaler.tile, upscaler.batch) == (256, 3)
