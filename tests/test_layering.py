@@ -36,6 +36,7 @@ NAMED_ONLY_IN = {
     "einops": {"blocks", "sr", "detection", "training"},
     "pooch": {"core"},
     "requests": {"core"},
+    "psutil": {"sr"},
     "pydantic": {"training"},
     "lmdb": {"imaging", "training"},
     "faster_coco_eval": {"evaluation"},

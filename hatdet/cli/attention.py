@@ -72,9 +72,7 @@ def table(
 @app.command("check")
 def check(
     file: Annotated[str, typer.Argument(help="A path, or a name such as yolo11n-halo.yaml.")],
-    scale: Annotated[
-        str, typer.Option(help="One scale, such as n. [default: the name's, or all]", show_default=False)
-    ] = "",
+    scale: Annotated[str, typer.Option(help="One scale, such as n.", show_default="the name's, or all")] = "",
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -115,8 +113,8 @@ def add(
     args: Annotated[
         str | None,
         typer.Option(
-            help='What follows c2 in the row, as in "2, 1". [default: what is recommended for that map]',
-            show_default=False,
+            help='What follows c2 in the row, as in "2, 1".',
+            show_default="what is recommended for that map",
         ),
     ] = None,
     residual: Annotated[

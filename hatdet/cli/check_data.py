@@ -20,9 +20,7 @@ def run(
     more: MoreArgument = None,
     *,
     every: Annotated[bool, typer.Option("--all", help="Name everything that is wrong, not the first 10.")] = False,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Pairs at a time. [default: one a core]", show_default=False)
-    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Pairs at a time.", show_default="one a core")] = None,
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:

@@ -24,9 +24,10 @@ from hatdet.cli.options import (
     PrecisionOption,
     QuietOption,
     ScaleOption,
-    TileOption,
+    TileOrAutoOption,
     UpscalerOption,
     refuse_beside_engine,
+    tile_or_auto,
     writable_file,
 )
 
@@ -91,17 +92,16 @@ def run(
     upscale: Annotated[bool, typer.Option("--upscale", help="Upscale before detecting.")] = False,
     upscaler: UpscalerOption = "hat-xs",
     scale: ScaleOption = 4,
-    tile: TileOption = 256,
+    tile: TileOrAutoOption = "256",
     overlap: OverlapOption = 32,
     batch: BatchOption = None,
     engine: EngineOption = None,
     weights: Annotated[
         str | None,
         typer.Option(
-            help="The detector: an Ultralytics detection model by name (yolo11s) or file (.pt, .safetensors). "
-            "[default: the embedded yolo11n-upscaled]",
+            help="The detector: an Ultralytics detection model by name (yolo11s) or file (.pt, .safetensors).",
             rich_help_panel=_BOXES,
-            show_default=False,
+            show_default="the embedded yolo11n-upscaled",
         ),
     ] = None,
     conf: Annotated[float, typer.Option(help="Least confidence of a box.", rich_help_panel=_BOXES)] = 0.25,
@@ -112,16 +112,16 @@ def run(
     classes: Annotated[
         str | None,
         typer.Option(
-            help="Classes to look for, by name or id: person,bus or 0,5. [default: all]", rich_help_panel=_BOXES
+            help="Classes to look for, by name or id: person,bus or 0,5.", rich_help_panel=_BOXES, show_default="all"
         ),
     ] = None,
     max_det: Annotated[int, typer.Option(help="Most boxes of one image.", rich_help_panel=_BOXES)] = 300,
     imgsz: Annotated[
         int | None,
         typer.Option(
-            help="Long side of the detector's input. [default: 640; with --upscale the upscaled side, at most 2560]",
+            help="Long side of the detector's input.",
             rich_help_panel=_BOXES,
-            show_default=False,
+            show_default="640; with --upscale the upscaled side, at most 2560",
         ),
     ] = None,
     json_file: Annotated[
@@ -160,6 +160,7 @@ def run(
         from hatdet.imaging.files import read_image, to_array, write_array
         from hatdet.imaging.sources import check_results, find_sources, result_paths
 
+        side = tile_or_auto(tile)
         if save_sr and not upscale:
             raise OptionsError("--save-sr writes upscaled images: it needs --upscale")
         refuse_beside_engine(context, _DECIDED_BY_UPSCALER if upscale else _DECIDED_BY_CHAIN, engine)
@@ -184,7 +185,7 @@ def run(
             if engine is not None:
                 enlarge = engine_with_progress(session, engine, device, precision, overlap, batch)
             elif upscale:
-                enlarge = upscaler_with_progress(session, upscaler, scale, device, precision, tile, overlap, batch)
+                enlarge = upscaler_with_progress(session, upscaler, scale, device, precision, side, overlap, batch)
             upscaled_by = enlarge.name if enlarge is not None else None
             with download_progress(session, str(weights)) as on_fetch:
                 detector = load_detector(

@@ -59,7 +59,9 @@ def run(
     split: Annotated[str, typer.Option(help="Which images of the data file.", rich_help_panel=_DATA)] = "val",
     images: Annotated[
         Path | None,
-        typer.Option(help="Folder of the images of a COCO file. [default: looked for near it]", rich_help_panel=_DATA),
+        typer.Option(
+            help="Folder of the images of a COCO file.", rich_help_panel=_DATA, show_default="looked for near it"
+        ),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(help="Only the first so many images, by name.", min=1, rich_help_panel=_DATA)
@@ -99,26 +101,26 @@ def run(
     weights: Annotated[
         list[str] | None,
         typer.Option(
-            help="The detector, by name or file; may be repeated to compare several. [default: the embedded one]",
+            help="The detector, by name or file; may be repeated to compare several.",
             rich_help_panel=_COMPARISON,
-            show_default=False,
+            show_default="the embedded one",
         ),
     ] = None,
     imgsz: Annotated[
         int | None,
         typer.Option(
-            help="Long side of the detector's input in all arms but lr. [default: the upscaled side, at most 2560]",
+            help="Long side of the detector's input in all arms but lr.",
             rich_help_panel=_COMPARISON,
-            show_default=False,
+            show_default="the upscaled side, at most 2560",
         ),
     ] = None,
     size_frame: Annotated[
         str | None,
         typer.Option(
             help="In whose pixels tiny (< 16²), small (< 32²), medium (< 96²) and large are meant: hr or source (the "
-            "low-resolution image). [default: hr, or source with --no-reference]",
+            "low-resolution image).",
             rich_help_panel=_COMPARISON,
-            show_default=False,
+            show_default="hr, or source with --no-reference",
         ),
     ] = None,
     resamples: Annotated[int, typer.Option(help="Of the bootstrap.", min=2000, rich_help_panel=_VERDICT)] = 2000,

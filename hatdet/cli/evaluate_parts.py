@@ -93,7 +93,8 @@ def load_arms(session: Session, names: Sequence[str], scale: int, machine: Machi
         else:
             machine.hashes[name] = sha256_of(find_weights(name, scale).path)
             kind = machine.torch_device.type
-            made_by = [machine.hashes[name], machine.dtype, kind, str(machine.tile), str(machine.overlap)]
+            tile = getattr(upscaler, "tile", machine.tile)  # smaller where the memory is
+            made_by = [machine.hashes[name], machine.dtype, kind, str(tile), str(machine.overlap)]
         arms.append(Arm(name, StoredUpscaler(upscaler, " ".join([__version__, *made_by]), store)))
     return arms
 

@@ -29,9 +29,9 @@ def run(
         typer.Option(
             "-o",
             "--output",
-            help="The file. [default: results/export/NAME with the ending of the format]",
+            help="The file.",
             metavar="FILE",
-            show_default=False,
+            show_default="results/export/NAME with the ending of the format",
         ),
     ] = None,
     form: Annotated[
@@ -55,9 +55,9 @@ def run(
     weights: Annotated[
         str | None,
         typer.Option(
-            help="The detector: an Ultralytics model's name or file. [default: the embedded yolo11n-upscaled]",
+            help="The detector: an Ultralytics model's name or file.",
             rich_help_panel=_CHAIN,
-            show_default=False,
+            show_default="the embedded yolo11n-upscaled",
         ),
     ] = None,
     conf: Annotated[float, typer.Option(help="Least confidence of a box.", rich_help_panel=_CHAIN)] = 0.25,

@@ -22,9 +22,7 @@ def run(
     sr: Annotated[Path, typer.Argument(help="Folder of upscaled images, or one image.", metavar="SR")],
     hr: Annotated[Path, typer.Argument(help="Folder of references of the same names, or one image.", metavar="HR")],
     scale: Annotated[int, typer.Option(help="By what SR was upscaled: references may be up to scale - 1 larger.")] = 4,
-    crop: Annotated[
-        int | None, typer.Option(help="Pixels left out at each border. [default: the scale]", show_default=False)
-    ] = None,
+    crop: Annotated[int | None, typer.Option(help="Pixels left out at each border.", show_default="the scale")] = None,
     json_file: Annotated[
         str | None, typer.Option("--json", help="Write all values to this file; - is stdout.", metavar="FILE")
     ] = None,

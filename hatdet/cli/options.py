@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -23,10 +23,12 @@ __all__ = [
     "QuietOption",
     "ScaleOption",
     "TileOption",
+    "TileOrAutoOption",
     "UpscalerOption",
     "given",
     "overrides",
     "refuse_beside_engine",
+    "tile_or_auto",
     "writable_file",
 ]
 
@@ -47,12 +49,25 @@ ScaleOption = Annotated[int, typer.Option(help="How many times larger, along eac
 TileOption = Annotated[
     int, typer.Option(help="Side of the tiles a large image is cut into, in input pixels.", rich_help_panel=_ENGINE)
 ]
+TileOrAutoOption = Annotated[
+    str,
+    typer.Option(
+        help="Side of the tiles a large image is cut into, in input pixels. The picture depends slightly on it, and "
+        "the default is the same everywhere; auto is the fastest here, measured once.",
+        metavar="N|auto",
+        rich_help_panel=_ENGINE,
+    ),
+]
 OverlapOption = Annotated[
     int, typer.Option(help="By how many input pixels neighbouring tiles overlap.", rich_help_panel=_ENGINE)
 ]
 BatchOption = Annotated[
     int | None,
-    typer.Option(help="Tiles in one call of the network. [default: 4 on CUDA, else 1]", rich_help_panel=_ENGINE),
+    typer.Option(
+        help="Tiles in one call of the network; the result does not depend on it.",
+        rich_help_panel=_ENGINE,
+        show_default="what fits on CUDA, at most 16, else 1",
+    ),
 ]
 EngineOption = Annotated[
     Path | None,
@@ -117,6 +132,22 @@ def refuse_beside_engine(context: typer.Context, names: Collection[str], engine:
 
     for option in given(context, names) if engine is not None else ():
         raise OptionsError(f"{option} does not go with --engine: {engine} decides it")
+
+
+def tile_or_auto(text: str) -> int | Literal["auto"]:
+    """What `--tile` says.
+
+    Raises:
+        OptionsError: neither a whole number nor auto.
+    """
+    from hatdet.core.errors import OptionsError
+
+    if text == "auto":
+        return "auto"
+    try:
+        return int(text)
+    except ValueError:
+        raise OptionsError(f"--tile must be a whole number or auto, got {text!r}") from None
 
 
 def overrides(force_yml: list[str] | None, more: list[str] | None) -> list[str]:

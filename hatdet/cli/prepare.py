@@ -43,9 +43,7 @@ def run(
             help="Also put what training reads into LMDBs (BasicSR's io_backend lmdb): one file each, not many.",
         ),
     ] = False,
-    workers: Annotated[
-        int | None, typer.Option(help="Photos at a time. [default: one a core]", show_default=False)
-    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Photos at a time.", show_default="one a core")] = None,
     detection: Annotated[
         Path | None,
         typer.Option(

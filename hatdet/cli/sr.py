@@ -19,9 +19,10 @@ from hatdet.cli.options import (
     PrecisionOption,
     QuietOption,
     ScaleOption,
-    TileOption,
+    TileOrAutoOption,
     UpscalerOption,
     refuse_beside_engine,
+    tile_or_auto,
 )
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def run(
     output: OutputOption = RESULTS[0],
     scale: ScaleOption = 4,
     upscaler: UpscalerOption = "hat-xs",
-    tile: TileOption = 256,
+    tile: TileOrAutoOption = "256",
     overlap: OverlapOption = 32,
     batch: BatchOption = None,
     engine: EngineOption = None,
@@ -61,6 +62,7 @@ def run(
         from hatdet.imaging.files import read_image, to_array, write_array
         from hatdet.imaging.sources import check_results, find_sources, result_paths
 
+        side = tile_or_auto(tile)
         refuse_beside_engine(context, ("upscaler", "scale", "tile"), engine)
         sources = find_sources(inputs, leave_out=[output, *RESULTS])
         targets = result_paths(sources, output)
@@ -68,7 +70,7 @@ def run(
         if engine is not None:
             upscale = engine_with_progress(session, engine, device, precision, overlap, batch)
         else:
-            upscale = upscaler_with_progress(session, upscaler, scale, device, precision, tile, overlap, batch)
+            upscale = upscaler_with_progress(session, upscaler, scale, device, precision, side, overlap, batch)
         started = time.perf_counter()
 
         def upscaled(_: tuple[Source, Path], image: Image) -> tuple[str, Pixels]:

@@ -11,6 +11,7 @@ from hatdet.cli.session import Session
 
 if TYPE_CHECKING:
     from hatdet.core.types import Upscaler
+    from hatdet.sr.upscalers import TileSize
 
 __all__ = ["download_progress", "engine_with_progress", "upscaler_with_progress"]
 
@@ -50,7 +51,7 @@ def upscaler_with_progress(
     scale: int,
     device: str,
     precision: str,
-    tile: int,
+    tile: TileSize,
     overlap: int,
     batch: int | None,
 ) -> Upscaler:

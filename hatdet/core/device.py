@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -9,7 +11,7 @@ from torch import nn
 
 from hatdet.core.errors import DeviceError, OptionsError
 
-__all__ = ["choose_device", "choose_precision", "is_out_of_memory", "placed"]
+__all__ = ["choose_device", "choose_precision", "device_name", "is_out_of_memory", "placed", "release_memory"]
 
 Model = TypeVar("Model", bound=nn.Module)
 BF16_CAPABILITY = (8, 0)  # older cards emulate it, slower than fp32
@@ -56,6 +58,18 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if name == "bf16" else torch.float32
 
 
+def device_name(device: torch.device) -> str:
+    """What the hardware calls itself."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # no Linux
+        lines = []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return " ".join([device.type, model or platform.processor() or platform.machine()])
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether it is an allocator's; the CPU's and MPS's have no class of their own."""
     text = str(error).lower()
@@ -76,3 +90,11 @@ def placed(model: Model, device: torch.device, name: str) -> Model:
         if is_out_of_memory(error):
             raise DeviceError(f"{device} has too little memory for the weights of {name}") from error
         raise
+
+
+def release_memory(device: torch.device) -> None:
+    """Give back to the device what torch holds and does not use."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()

@@ -31,7 +31,8 @@ from hatdet.core.device import choose_device, choose_precision
 from hatdet.core.errors import HatdetError
 from hatdet.core.types import Image, Upscaler
 from hatdet.sr.hat_arch import pad_to_multiple
-from hatdet.sr.upscalers import HatUpscaler, load_upscaler
+from hatdet.sr.memory import free_memory
+from hatdet.sr.upscalers import HatUpscaler, fitted, load_upscaler
 from hatdet.sr.weights import find_weights, load_network
 
 __all__ = [
@@ -152,13 +153,15 @@ def _spandrel(configuration: Configuration) -> Upscaler:
     own = load_network(source, configuration.scale)
     network = HATArch().load(own.state_dict()).model.eval().requires_grad_(False)
     on = choose_device(configuration.device)
+    # Those of the own network.
+    tile, batch = fitted(own, on, torch.float32, configuration.tile, configuration.batch, free_memory(on))
     return HatUpscaler(
         _Spandrel(network, configuration.scale, own.window_size).to(on),
         configuration.scale,
         source.name,
         window=own.window_size,
-        tile=configuration.tile,
-        batch=configuration.batch or (4 if on.type == "cuda" else 1),
+        tile=tile,
+        batch=batch,
     )
 
 

@@ -14,6 +14,8 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+import typer
+from rich.text import Text
 from typer.testing import CliRunner, Result
 
 from hatdet import __version__, load_upscaler
@@ -84,13 +86,59 @@ def test_sr_with_what_needs_no_file(folder, upscaler):
     assert size_of("out/a.png") == (32, 24)
 
 
+def test_sr_with_the_fastest_tile(folder, monkeypatch):
+    monkeypatch.setattr("hatdet.sr.upscalers.seconds_of", lambda compute, device, choice: 1.0)
+    arguments = ("sr", "--scale", 2, "--upscaler", "tiny.pth", "--tile", "auto", "in/a.png", "-o", "out")
+    first, second = hatdet(*arguments), hatdet(*arguments)
+    assert (first.exit_code, second.exit_code) == (0, 0), first.output
+    assert "finding the fastest tile of tiny on cpu, once ..." in first.stderr
+    assert "finding" not in second.stderr
+    assert "the fastest for tiny on cpu" in second.stderr
+    assert size_of("out/a.png") == (16, 12)
+
+
+@pytest.mark.parametrize("verb", [("sr",), ("detect", "--upscale")])
+def test_what_has_no_tiles_takes_auto(folder, verb):
+    result = hatdet(*verb, "--upscaler", "bicubic", "--tile", "auto", "in/a.png", "-o", "out")
+    assert result.exit_code == 0, result.output
+    assert "finding" not in result.stderr
+
+
+@pytest.mark.parametrize("verb", ["eval", "export"])
+def test_what_is_compared_or_fixed_takes_no_auto(folder, verb):
+    result = hatdet(verb, "--tile", "auto")
+    assert result.exit_code == 2
+    assert "Invalid value for '--tile'" in result.stderr
+
+
+def test_all_help_is_shown_as_it_is_written():
+    """Rich takes words in brackets for markup, and shows nothing of them."""
+
+    def commands(command, name):
+        yield name, command
+        for word, part in getattr(command, "commands", {}).items():
+            yield from commands(part, f"{name} {word}")
+
+    found = dict(commands(typer.main.get_command(app), "hatdet"))
+    assert "hatdet attention add" in found
+    for name, command in found.items():
+        for parameter in command.params:
+            written = getattr(parameter, "help", None) or ""
+            assert Text.from_markup(written).plain == written, f"{name} {parameter.name}"
+        assert Text.from_markup(command.help or "").plain == (command.help or ""), name
+
+
+def test_a_default_that_is_found_is_in_the_help():
+    assert "[default: (what fits on CUDA, at most 16, else 1)]" in hatdet("sr", "--help").stdout
+
+
 @pytest.mark.parametrize("verb", [sr.run, detect.run])
 def test_defaults_on_the_command_line_are_the_librarys(verb):
     """Written twice, because the command line imports no torch before it runs."""
     given = {name: parameter.default for name, parameter in inspect.signature(verb).parameters.items()}
     own = {name: parameter.default for name, parameter in inspect.signature(load_upscaler).parameters.items()}
     for name in ("scale", "tile", "overlap", "batch", "device", "precision"):
-        assert given[name] == own[name]
+        assert str(given[name]) == str(own[name])
     assert given["upscaler"] == own["name"]
 
 
@@ -139,6 +187,10 @@ def test_a_named_file_that_is_no_image_counts_as_failed(folder):
         (["sr", "in", "--precision", "fp16"], "error: precision fp16 is refused"),
         (["sr", "in", "--device", "cuda:9"], "error: device 'cuda:9' is not usable here"),
         (["sr", "in", "--tile", "2"], "error: tile must be at least 8"),
+        (["sr", "in", "--tile", "large"], "error: --tile must be a whole number or auto, got 'large'"),
+        (["sr", "in", "--tile", "64.5", "--upscaler", "nearest"], "error: --tile must be a whole number or auto"),
+        (["detect", "in", "--tile", ""], "error: --tile must be a whole number or auto, got ''"),
+        (["sr", "in", "--tile", "-8"], "error: tile must be at least 1, got -8"),
         (["sr", "in", "-o", "tiny.pth/x"], "error: tiny.pth/x/a.png cannot be written"),
         (["detect", "in", "-o", "tiny.pth/x"], "error: tiny.pth/x/a.png cannot be written"),
         (["detect", "in", "--weights", "none.pt"], "error: weights none.pt do not exist"),

@@ -14,6 +14,8 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from hatdet.cli.app import app
+from hatdet.cli.evaluate_parts import Machine, load_arms
+from hatdet.cli.session import Session
 from hatdet.core.types import Image
 from hatdet.evaluation.fidelity import Protocol, compare
 from hatdet.imaging.files import read_image, to_array, write_image
@@ -363,3 +365,15 @@ def test_an_interrupted_run_says_how_to_go_on(data, tmp_path, monkeypatch):
     result = evaluate("--data", data, "--arms", "lr", "--cache", tmp_path / "cache")
     assert result.exit_code == 130
     assert f"2 of 4 images are in {tmp_path / 'cache'}: the same command goes on from there" in result.stderr
+
+
+def test_a_tile_that_memory_made_smaller_has_pictures_of_its_own(monkeypatch):
+    machine = Machine("cpu", "fp32", 256, 32, None)
+
+    def fingerprint(free: int) -> str:
+        monkeypatch.setattr("hatdet.sr.upscalers.free_memory", lambda device: free)
+        (arm,) = load_arms(Session(True, False), ["hat-xs"], 4, machine, None)
+        return arm.upscaler.fingerprint
+
+    assert fingerprint(2**40).endswith(" cpu 256 32")
+    assert fingerprint(2**20).endswith(" cpu 64 32")

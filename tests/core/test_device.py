@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from hatdet.core.device import choose_device, choose_precision
+from hatdet.core.device import choose_device, choose_precision, device_name
 from hatdet.core.errors import OptionsError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -28,3 +30,15 @@ def test_precision(monkeypatch):
     assert choose_precision("auto", torch.device("cuda", 1)) == torch.float32
     with pytest.raises(OptionsError, match="fp16 is refused: HAT overflows"):
         choose_precision("fp16", CUDA)
+
+
+def test_a_device_says_what_it_is(monkeypatch):
+    cpu = device_name(torch.device("cpu"))
+    assert cpu.startswith("cpu ")
+    assert len(cpu) > len("cpu ")
+    monkeypatch.setattr(
+        Path, "read_text", lambda path: "processor : 0\nmodel name\t: Toaster 3000 @ 2 GHz\nflags : a\n"
+    )
+    assert device_name(torch.device("cpu")) == "cpu Toaster 3000 @ 2 GHz"
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda where: f"GPU {where.index}")
+    assert device_name(torch.device("cuda:1")) == "GPU 1"

@@ -7,12 +7,15 @@ import logging
 import pytest
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from hatdet.core.errors import DeviceError, OptionsError
 from hatdet.core.types import Image, Upscaler
 from hatdet.imaging.files import read_image
 from hatdet.imaging.resize import reduced, resize_bicubic
-from hatdet.sr.upscalers import BicubicUpscaler, HatUpscaler, NearestUpscaler, load_upscaler
+from hatdet.sr import upscalers
+from hatdet.sr.memory import Choice, footprint
+from hatdet.sr.upscalers import BicubicUpscaler, HatUpscaler, NearestUpscaler, fitted, load_upscaler
 from tests.helpers import psnr, random_image, sample_photo, tiny_hat
 
 
@@ -227,6 +230,8 @@ def test_numbers_out_of_range_are_refused(changes, sentence):
     [
         ({"scale": 3}, OptionsError, "hat-xs has no weights for scale 3: it has 4"),
         ({"scale": 0}, OptionsError, "scale must be at least 1"),
+        ({"tile": "large"}, OptionsError, "tile must be a whole number or auto, got 'large'"),
+        ({"tile": 0}, OptionsError, "tile must be at least 1, got 0"),
         ({"precision": "fp16"}, OptionsError, "fp16 is refused"),
         ({"precision": "int8"}, OptionsError, "precision must be auto, fp32 or bf16, got 'int8'"),
         ({"device": "cuda:7"}, DeviceError, "device 'cuda:7' is not usable here"),
@@ -246,3 +251,105 @@ def test_the_embedded_upscaler_beats_bicubic_on_a_photo():
     learned = psnr(load_upscaler("hat-xs", 4, device="cpu")(small).pixels, truth)
     control = psnr(load_upscaler("bicubic", 4, device="cpu")(small).pixels, truth)
     assert learned > control + 0.5
+
+
+class Sent(TorchFunctionMode):
+    """The shapes of what is moved to a device, or made there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: set[tuple[int, ...]] = set()
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is torch.Tensor.to and isinstance(args[1], torch.device):
+            self.shapes.add(tuple(args[0].shape))
+        if function is torch.zeros and "device" in (kwargs or {}):
+            self.shapes.add(tuple(args))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+@pytest.mark.parametrize(("h", "w"), [(50, 70), (33, 32), (1, 100)])
+def test_a_large_image_stays_on_the_host_and_is_the_same_picture(h, w, batch):
+    image = random_image(h, w)
+    canvas_bytes = 12 * 4 * h * w
+    with Sent() as small:
+        expected = tiny_upscaler(batch=batch, canvas_budget=canvas_bytes)(image)
+    with Sent() as large:
+        got = tiny_upscaler(batch=batch, canvas_budget=canvas_bytes - 1)(image)
+    assert torch.equal(got.pixels, expected.pixels)
+    assert {(3, h, w), (3, 2 * h, 2 * w)} <= small.shapes
+    # Tiles, their results, and the weights of each row and column of tiles; nothing of the image's size.
+    assert not {(3, h, w), (3, 2 * h, 2 * w)} & large.shapes
+    pictures = [shape for shape in large.shapes if len(shape) == 4]
+    assert pictures
+    assert all(shape[0] <= batch and max(shape[2:]) <= 64 for shape in pictures)
+    assert {len(shape) for shape in large.shapes} == {2, 4}
+
+
+def test_an_image_of_one_tile_is_on_the_device_whatever_its_size():
+    image = random_image(30, 30)
+    with Sent() as sent:
+        out = tiny_upscaler(canvas_budget=1)(image)
+    assert torch.equal(out.pixels, tiny_upscaler()(image).pixels)
+    assert (3, 30, 30) in sent.shapes
+
+
+def test_a_large_image_of_which_a_tile_ran_out_of_memory_is_the_same_picture():
+    image = random_image(60, 90)
+    expected = tiny_upscaler(batch=2)(image)
+    faulty = Faulty(tiny_hat(), out_of_memory(3))
+    got = HatUpscaler(faulty, 2, "tiny", window=8, tile=32, overlap=8, batch=2, canvas_budget=1)(image)
+    assert faulty.calls > 3
+    assert float((got.pixels - expected.pixels).abs().max()) <= 1 / 255 + 1e-6
+
+
+def test_the_canvas_of_half_a_gigabyte_is_the_limit():
+    assert tiny_upscaler().canvas_budget == 512 * 2**20
+
+
+@pytest.fixture
+def free(monkeypatch):
+    """Sets the free memory of all devices, in calls of the tiny network with one tile of 128."""
+
+    def set_free(calls: float) -> None:
+        one = footprint(tiny_hat(), torch.float32).bytes(Choice(128, 1))
+        monkeypatch.setattr(upscalers, "free_memory", lambda device: calls * one / 0.8)
+
+    return set_free
+
+
+@pytest.mark.parametrize(
+    ("device", "calls", "asked", "expected", "warning"),
+    [
+        ("cpu", 100, (128, None), (128, 1), ""),
+        ("cpu", 1.01, (128, None), (128, 1), ""),
+        ("cpu", 0.9, (128, None), (120, 1), "a tile of 128 needs 0.0 GiB, 0.0 GiB are free on cpu: going on with 120"),
+        ("cpu", 0.01, (128, None), (64, 1), "going on with 64"),
+        ("cpu", 0.01, (32, None), (32, 1), ""),
+        ("cpu", 2.01, (128, 4), (128, 2), "4 tiles of 128 need too much memory of cpu: going on with 2"),
+        ("cuda", 100, (128, None), (128, 16), ""),
+        ("cuda", 5.01, (128, None), (128, 5), ""),
+        ("cuda", 100, (128, 40), (128, 40), ""),
+        ("cuda", 0.9, (128, None), (120, 1), "free on cuda: going on with 120"),
+        ("mps", 100, (128, None), (128, 1), ""),
+    ],
+)
+def test_the_tile_and_the_batch_fit_into_the_memory(free, caplog, device, calls, asked, expected, warning):
+    free(calls)
+    with caplog.at_level(logging.WARNING, "hatdet"):
+        memory = upscalers.free_memory(torch.device(device))
+        assert fitted(tiny_hat(), torch.device(device), torch.float32, *asked, memory) == expected
+    assert len(caplog.records) == bool(warning)
+    assert warning in caplog.text
+
+
+def test_an_upscaler_is_loaded_with_what_fits(free, tmp_path, caplog):
+    torch.save(tiny_hat().state_dict(), tmp_path / "tiny.pth")
+    free(0.9)
+    upscaler = load_upscaler(tmp_path / "tiny.pth", 2, device="cpu", tile=128)
+    assert isinstance(upscaler, HatUpscaler)
+    assert (upscaler.tile, upscaler.batch) == (120, 1)
+    free(100)
+    upscaler = load_upscaler(tmp_path / "tiny.pth", 2, device="cpu", batch=3)
+    assert (upscaler.tile, upscaler.batch) == (256, 3)
