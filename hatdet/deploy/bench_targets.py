@@ -46,7 +46,7 @@ from hatdet.sr.upscalers import DEFAULT_TILE
 __all__ = ["TARGETS", "Checks", "Command", "Outcome", "Target", "check_targets", "has_cuda", "run_command"]
 
 SCALE, THREADS, SMALL_WH, FRAME_WH = 4, 2, (64, 64), (640, 480)
-CHAIN_IMAGES, CHAIN_WH = 50, (96, 72)
+CHAIN_IMAGES, CHAIN_WH = 50, (160, 120)  # as `hatdet eval` makes them of COCO's at x4
 BUSY_IMAGES = 8
 SIDES = (1024, 4096)  # of the pictures whose memory is compared
 FLOAT_RGB = 12  # bytes of a pixel of the output canvas

@@ -15,6 +15,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from hatdet.core.allocator import returned_zeros
 from hatdet.core.device import choose_device, choose_precision, is_out_of_memory, placed, release_memory
 from hatdet.core.errors import DeviceError, OptionsError
 from hatdet.core.types import Image, Upscaler
@@ -214,13 +215,13 @@ class HatUpscaler:
         """Zeros for the whole result: on the device, unless they exceed the budget or half of what is free there."""
         device, needed = self.device, _canvas_bytes(h, w)
         if needed > self.canvas_budget or (device.type == "cuda" and needed > free_memory(device) // 2):
-            return torch.zeros(3, h, w)
+            return returned_zeros(3, h, w)
         try:
-            return torch.zeros(3, h, w, device=device)
+            return returned_zeros(3, h, w, device=device)
         except RuntimeError as error:
             if device.type == "cpu" or not is_out_of_memory(error):
                 raise
-        return torch.zeros(3, h, w)
+        return returned_zeros(3, h, w)
 
     def _report(self, done: int, total: int) -> None:
         if self.on_progress is not None:

@@ -263,7 +263,7 @@ class Sent(TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function is torch.Tensor.to and isinstance(args[1], torch.device):
             self.shapes.add(tuple(args[0].shape))
-        if function is torch.zeros and "device" in (kwargs or {}):
+        if function is torch.zeros and (kwargs or {}).get("device") is not None:
             self.shapes.add(tuple(args))
         return function(*args, **(kwargs or {}))
 
