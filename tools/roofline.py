@@ -461,6 +461,8 @@ def measure(arguments: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     clock = Clock(arguments.device)
     torch.manual_seed(0)
     network = HAT(**FAMILIES[arguments.upscaler], upscale=arguments.scale).eval().to(arguments.device)
+    if arguments.precision != "fp32":
+        network = network.with_low_weights(PRECISIONS[arguments.precision])
     x = torch.rand(arguments.batch, 3, arguments.tile, arguments.tile, device=arguments.device)
 
     def forward() -> Tensor:  # as HatUpscaler runs it

@@ -39,8 +39,10 @@ __all__ = [
     "AttentionBlocks",
     "ChannelAttention",
     "WindowAttention",
+    "head_width",
     "relative_position_index",
     "shift_mask",
+    "widen_heads",
 ]
 
 # What Swin's published mask adds to the score of a pair of tokens that the cyclic shift made neighbours.
@@ -421,9 +423,10 @@ class OCAB(nn.Module):
         self._bias = _BiasTable()
 
     def forward(self, x: Tensor, index: Tensor) -> Tensor:
-        _, h, w, c = x.shape
+        _, h, w, _ = x.shape
         size, key_size = self.window_size, self.overlap_win_size
         qkv = self.qkv(lowered(self.norm1(x)))
+        c = self.qkv.out_features // 3  # more than those of x where heads were made wider
         # Copied in whole rows of channels; the heads are views of them.
         q = rearrange(qkv[..., :c], "b (y i) (x j) c -> (b y x) (i j) c", i=size, j=size)
         q = rearrange(q, "n t (h d) -> n h t d", h=self.num_heads)
@@ -445,6 +448,39 @@ class OCAB(nn.Module):
 
 
 # ------------------------------------------------------------------------------------------ 4. RHAG
+
+
+def head_width(attention: WindowAttention | OCAB) -> int:
+    """Channels of one head."""
+    return attention.qkv.out_features // 3 // attention.num_heads
+
+
+def widen_heads(attention: WindowAttention | OCAB, multiple: int) -> None:
+    """Make the heads of an attention as wide as a kernel wants them, by channels of zeros: the same numbers.
+
+    Queries, keys and values get zeros, and the projection ignores what comes of them. The scale of the scores stays
+    that of the width before.
+    """
+    heads, missing = attention.num_heads, -head_width(attention) % multiple
+    qkv, proj = attention.qkv, attention.proj
+
+    def wider(rows: Tensor) -> Tensor:
+        """Zeros behind each head of each third. Shape: `(3 h d, ...)` to `(3 h d', ...)`."""
+        thirds = rearrange(rows, "(three h d) c -> three h c d", three=3, h=heads)
+        return rearrange(F.pad(thirds, (0, missing)), "three h c d -> (three h d) c")
+
+    attention.qkv = _linear(wider(qkv.weight), None if qkv.bias is None else wider(qkv.bias[:, None])[:, 0])
+    columns = F.pad(rearrange(proj.weight, "c (h d) -> c h d", h=heads), (0, missing))
+    attention.proj = _linear(rearrange(columns, "c h d -> c (h d)"), proj.bias)
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """A layer for inference with this weight and bias."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    layer.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.contiguous(), requires_grad=False)
+    return layer
 
 
 class AttentionBlocks(nn.Module):

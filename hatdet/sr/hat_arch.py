@@ -24,12 +24,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hatdet.blocks.hat_blocks import HAB, OCAB, RHAG, AttentionBlocks, relative_position_index
+from hatdet.blocks.hat_blocks import (
+    HAB,
+    OCAB,
+    RHAG,
+    AttentionBlocks,
+    WindowAttention,
+    head_width,
+    relative_position_index,
+    widen_heads,
+)
 
 __all__ = ["HAT", "pad_to_multiple"]
 
 # The paper's training images (DF2K); the published checkpoints subtract it from their input.
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
+
+HEAD_MULTIPLE = 8  # of the channels of a head that PyTorch's fused attention takes in 16 bits
 
 
 class PatchEmbed(nn.Module):
@@ -180,6 +191,19 @@ class HAT(nn.Module):
                 module.to(dtype)
         return low
 
+    def with_wide_heads(self, multiple: int = HEAD_MULTIPLE) -> HAT:
+        """This network, or a copy whose heads are a multiple of so many channels wide; the same numbers.
+
+        HAT's heads have 30 channels, and fused kernels for a bias want multiples of 8. The copy is for inference: its
+        weights are no longer those of a checkpoint.
+        """
+        if all(head_width(attention) % multiple == 0 for attention in _attentions(self)):
+            return self
+        wide = copy.deepcopy(self)
+        for attention in _attentions(wide):
+            widen_heads(attention, multiple)
+        return wide
+
     def forward_features(self, x: Tensor) -> Tensor:
         """Deep features. Shape: `(b, c, h, w)` to the same; h and w are multiples of the window."""
         features = self.patch_embed(x.permute(0, 2, 3, 1).contiguous())  # (b, h, w, c)
@@ -225,6 +249,12 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
             padding = (0, 0, 0, amount) if axis == 2 else (0, amount, 0, 0)
             x = F.pad(x, padding, mode="reflect" if amount < side else "replicate")
     return x
+
+
+def _attentions(network: HAT) -> Iterator[WindowAttention | OCAB]:
+    for module in network.modules():
+        if isinstance(module, WindowAttention | OCAB):
+            yield module
 
 
 def _init_weights(module: nn.Module) -> None:

@@ -311,7 +311,7 @@ def load_upscaler(
     if str(name) == "nearest":
         return NearestUpscaler(scale, on)
     source = find_weights(name, scale, on_fetch)
-    network = placed(load_network(source, scale), on, source.name)
+    network = placed(load_network(source, scale).with_wide_heads(), on, source.name)
     upscaler = HatUpscaler(
         network,
         scale,

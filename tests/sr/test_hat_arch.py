@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -277,3 +278,36 @@ def test_low_weights_give_autocasts_numbers():
     assert low.layers[0].residual_group.blocks[0].attn.qkv.weight.dtype == torch.bfloat16
     assert low.conv_first.weight.dtype == low.norm.weight.dtype == torch.float32
     assert network.layers[0].conv.weight.dtype == torch.float32  # the network itself stays as it is
+
+
+WIDTH_10: dict[str, Any] = {"embed_dim": 20, "num_heads": [2, 2], "compress_ratio": 4, "squeeze_factor": 10}
+
+
+@pytest.mark.parametrize("size", [(16, 16), (13, 29)])
+@pytest.mark.parametrize("qkv_bias", [True, False])
+def test_wider_heads_change_no_number(size, qkv_bias):
+    network = tiny_hat(**WIDTH_10, qkv_bias=qkv_bias)
+    x = torch.rand(2, 3, *size)
+    wide = network.with_wide_heads()
+    with torch.no_grad():
+        assert relative_difference(wide(x), network(x)) < 1e-5
+        # The control: the padding is there and can be wrong.
+        attention = wide.layers[0].residual_group.blocks[1].attn
+        assert attention.qkv.out_features == 3 * 2 * 16
+        attention.qkv.weight[16 + 10] += 1  # of the second head's queries, a channel that should be zero
+        attention.qkv.weight[32 + 16 + 10] += 1  # and of its keys
+        assert relative_difference(wide(x), network(x)) > 1e-4
+
+
+def test_heads_that_are_wide_enough_are_left_alone():
+    network = tiny_hat(**{**WIDTH_10, "embed_dim": 16})
+    assert network.with_wide_heads() is network
+
+
+def test_wider_heads_leave_the_network_they_come_from_alone():
+    network = tiny_hat(**WIDTH_10)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    network.with_wide_heads().with_low_weights(torch.bfloat16)
+    after = network.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
