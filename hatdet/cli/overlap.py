@@ -24,11 +24,12 @@ def overlapped(
 
     `compute` runs in the calling thread. One image is read ahead and one is written behind, in a thread each, so no
     more than three are in memory. What comes out is one item behind what is computed: its function waits for its
-    writing. An interruption ends the computing; what was begun to be written is written.
+    writing. Only the first comes at once, since somebody may be waiting for it. An interruption ends the computing;
+    what was begun to be written is written.
     """
     with ThreadPoolExecutor(1, "reader") as reader, ThreadPoolExecutor(1, "writer") as writer:
         behind: tuple[Item, Future[Written]] | None = None
-        for item, pixels in _read_ahead(items, read, reader):
+        for number, (item, pixels) in enumerate(_read_ahead(items, read, reader)):
             try:
                 result = writer.submit(write, item, compute(item, pixels.result()))
             except Exception as error:
@@ -37,6 +38,9 @@ def overlapped(
             if behind is not None:
                 yield behind[0], behind[1].result
             behind = item, result
+            if number == 0:
+                yield item, result.result
+                behind = None
         if behind is not None:
             yield behind[0], behind[1].result
 

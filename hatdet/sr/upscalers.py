@@ -311,7 +311,10 @@ def load_upscaler(
     if str(name) == "nearest":
         return NearestUpscaler(scale, on)
     source = find_weights(name, scale, on_fetch)
-    network = placed(load_network(source, scale).with_wide_heads(), on, source.name)
+    network = load_network(source, scale)
+    if on.type == "cuda":  # whose fused attention wants it; on the CPU it is only more work
+        network = network.with_wide_heads()
+    network = placed(network, on, source.name)
     upscaler = HatUpscaler(
         network,
         scale,

@@ -36,6 +36,14 @@ def test_what_fails_is_that_items_own(step):
     assert found == [(0, 0), (1, f"{step} of 1"), (2, 2), (3, 3)]
 
 
+def test_the_first_result_comes_before_the_second_is_computed():
+    computed = []
+    found = overlapped(range(3), lambda i: i, lambda i, x: computed.append(i), lambda i, x: i)
+    item, finish = next(found)
+    assert (item, finish(), computed) == (0, 0, [0])
+    assert [(item, finish()) for item, finish in found] == [(1, 1), (2, 2)]
+
+
 def test_the_next_is_read_and_the_last_is_written_while_one_is_computed():
     """Each step waits for what can only happen beside it; done one after the other this would never end."""
     read, written = {i: threading.Event() for i in range(4)}, {i: threading.Event() for i in range(4)}
@@ -50,7 +58,7 @@ def test_the_next_is_read_and_the_last_is_written_while_one_is_computed():
             assert read[i + 1].wait(10), "the next is not read"
 
     def do_write(i, _):
-        if i < 3:
+        if 0 < i < 3:
             assert computing[i + 1].wait(10), "the next is not computed while this is written"
         written[i].set()
 

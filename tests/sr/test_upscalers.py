@@ -9,14 +9,16 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from hatdet.blocks.hat_blocks import head_width
 from hatdet.core.errors import DeviceError, OptionsError
 from hatdet.core.types import Image, Upscaler
+from hatdet.deploy.bench import write_random_weights
 from hatdet.imaging.files import read_image
 from hatdet.imaging.resize import reduced, resize_bicubic
 from hatdet.sr import upscalers
 from hatdet.sr.memory import Choice, footprint
 from hatdet.sr.upscalers import BicubicUpscaler, HatUpscaler, NearestUpscaler, fitted, load_upscaler
-from tests.helpers import psnr, random_image, sample_photo, tiny_hat
+from tests.helpers import TINY, psnr, random_image, sample_photo, tiny_hat
 
 
 def tiny_upscaler(**changes) -> HatUpscaler:
@@ -241,6 +243,21 @@ def test_numbers_out_of_range_are_refused(changes, sentence):
 def test_loading_refuses_what_cannot_be(arguments, error, sentence):
     with pytest.raises(error, match=sentence):
         load_upscaler("hat-xs", **{"device": "cpu", **arguments})
+
+
+@pytest.mark.parametrize(("kind", "width"), [("cpu", 10), ("cuda", 16)])
+def test_heads_are_made_wider_for_cuda_alone(tmp_path, monkeypatch, kind, width):
+    """HAT's 30 channels; here 10. The device is patched: nothing is moved to it."""
+    file = tmp_path / "ten.safetensors"
+    write_random_weights({**TINY, "embed_dim": 20, "num_heads": [2, 2], "squeeze_factor": 10, "upscale": 2}, file)
+    expected = load_upscaler(file, 2, device="cpu")(random_image(20, 33)).pixels
+    monkeypatch.setattr(upscalers, "choose_device", lambda name: torch.device(kind))
+    monkeypatch.setattr(upscalers, "placed", lambda network, device, name: network)
+    monkeypatch.setattr(upscalers, "free_memory", lambda device: 2**40)
+    upscaler = load_upscaler(file, 2, precision="fp32")
+    assert isinstance(upscaler, HatUpscaler)
+    assert head_width(upscaler.network.layers[0].residual_group.overlap_attn) == width
+    assert (upscaler(random_image(20, 33)).pixels - expected).abs().max() <= 1.01 / 255
 
 
 def test_the_embedded_upscaler_beats_bicubic_on_a_photo():
