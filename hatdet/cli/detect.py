@@ -19,6 +19,7 @@ from hatdet.cli.options import (
     DebugOption,
     DeviceOption,
     EngineOption,
+    MaxPixelsOption,
     OutputOption,
     OverlapOption,
     PrecisionOption,
@@ -138,6 +139,7 @@ def run(
     ] = False,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
+    max_pixels: MaxPixelsOption = None,
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -157,7 +159,7 @@ def run(
         from hatdet.detection.chain import run_chain
         from hatdet.detection.yolo import load_detector
         from hatdet.imaging.drawing import side_by_side, with_boxes
-        from hatdet.imaging.files import read_image, to_array, write_array
+        from hatdet.imaging.files import MAX_PIXELS, read_image, to_array, write_array
         from hatdet.imaging.sources import check_results, find_sources, result_paths
 
         side = tile_or_auto(tile)
@@ -209,7 +211,7 @@ def run(
 
         def read(job: Job) -> tuple[Image, float]:
             began = time.perf_counter()
-            image = read_image(job[0].path)
+            image = read_image(job[0].path, max_pixels or MAX_PIXELS)
             return image, (time.perf_counter() - began) * 1e3
 
         def detected(job: Job, image_and_time: tuple[Image, float]) -> _Found:

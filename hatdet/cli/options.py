@@ -15,6 +15,7 @@ __all__ = [
     "DeviceOption",
     "EngineOption",
     "ForceOption",
+    "MaxPixelsOption",
     "MoreArgument",
     "OptOption",
     "OutputOption",
@@ -88,6 +89,15 @@ PrecisionOption = Annotated[
     ),
 ]
 OutputOption = Annotated[Path, typer.Option("-o", "--output", help="Folder for the results.")]
+MaxPixelsOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Refuse images with more pixels than this, which a damaged or hostile file may claim.",
+        min=1,
+        rich_help_panel=_MACHINE,
+        show_default="178,956,970",
+    ),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.", rich_help_panel=_MACHINE)]
 DebugOption = Annotated[
     bool, typer.Option("--debug", help="On an error, print the whole traceback.", rich_help_panel=_MACHINE)

@@ -14,6 +14,7 @@ from hatdet.cli.options import (
     DebugOption,
     DeviceOption,
     EngineOption,
+    MaxPixelsOption,
     OutputOption,
     OverlapOption,
     PrecisionOption,
@@ -47,6 +48,7 @@ def run(
     engine: EngineOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
+    max_pixels: MaxPixelsOption = None,
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -59,7 +61,7 @@ def run(
     with guarded(debug), Session(quiet, debug) as session:
         from hatdet.cli.overlap import overlapped
         from hatdet.cli.weights import engine_with_progress, upscaler_with_progress
-        from hatdet.imaging.files import read_image, to_array, write_array
+        from hatdet.imaging.files import MAX_PIXELS, read_image, to_array, write_array
         from hatdet.imaging.sources import check_results, find_sources, result_paths
 
         side = tile_or_auto(tile)
@@ -84,7 +86,7 @@ def run(
             return f"{source.path} -> {target} ({size} -> {larger.shape[1]}x{larger.shape[0]})"
 
         jobs = list(zip(sources, targets, strict=True))
-        results = overlapped(jobs, lambda job: read_image(job[0].path), upscaled, written)
+        results = overlapped(jobs, lambda job: read_image(job[0].path, max_pixels or MAX_PIXELS), upscaled, written)
         for (source, _), finish in session.over(results, "upscaling", len(jobs)):
             line = ""
             with session.one(source.path):

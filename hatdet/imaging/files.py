@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 import warnings
 from pathlib import Path
 from typing import TypeAlias, cast
@@ -18,7 +19,16 @@ from hatdet.core.atomic import write_bytes
 from hatdet.core.errors import InputError
 from hatdet.core.types import Image
 
-__all__ = ["IMAGE_SUFFIXES", "Pixels", "eight_bits", "read_image", "to_array", "write_array", "write_image"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "MAX_PIXELS",
+    "Pixels",
+    "eight_bits",
+    "read_image",
+    "to_array",
+    "write_array",
+    "write_image",
+]
 
 Pixels: TypeAlias = NDArray[np.uint8 | np.uint16]
 
@@ -26,13 +36,19 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".
 FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")  # no PostScript: a picture runs no program
 _TIFF_BITS_PER_SAMPLE = 258
 STRIP = 2**20  # pixels that are converted at once
+MAX_PIXELS = 178_956_970  # from where Pillow takes an image for a decompression bomb
+_PILLOWS_LIMIT = threading.Lock()
 
 
-def read_image(path: str | Path) -> Image:
+def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image:
     """Read an image upright (EXIF), as RGB in [0, 1]; 16-bit files keep their 16 bits. Grey becomes RGB, alpha goes.
 
+    Args:
+        path: of the file.
+        max_pixels: a larger image is refused before it is decoded: a small file can say that it holds any number.
+
     Raises:
-        InputError: there is no such file, it is no image, or it is damaged.
+        InputError: there is no such file, it is no image, it is too large, or it is damaged.
     """
     path = Path(path)
     try:
@@ -45,8 +61,10 @@ def read_image(path: str | Path) -> Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's remarks on odd but readable files
-            PIL.Image.init()  # formats named to open() must have been loaded
-            with PIL.Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+            with _opened(data) as opened:
+                w, h = opened.size
+                if w * h > max_pixels:
+                    raise InputError(f"{path} has {w}x{h} pixels: at most {max_pixels:,} are read (--max-pixels)")
                 bits = _bits(opened, data)
                 opened.load()  # a damaged file fails here, and not in OpenCV, which is noisy or silent about it
                 upright = opened if bits == 16 else PIL.ImageOps.exif_transpose(opened)
@@ -57,13 +75,14 @@ def read_image(path: str | Path) -> Image:
     # ImportError: once ultralytics is loaded, Pillow's open looks for a HEIF plug-in before it gives up.
     except (PIL.UnidentifiedImageError, ImportError) as error:
         raise InputError(f"{path} is not an image that can be read (JPEG, PNG, WebP, TIFF, BMP)") from error
-    except PIL.Image.DecompressionBombError as error:
-        raise InputError(f"{path} has more pixels than are read at once: {error}") from error
     # Decoders raise all of these on damaged files.
     except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
         raise InputError(f"{path} is damaged: {error}") from error
     if pixels is None:
-        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+        try:
+            decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+        except cv2.error as error:  # it has a limit too: 2^30 pixels
+            raise InputError(f"{path} is damaged, or a 16-bit image too large for OpenCV: {error.err}") from error
         if decoded is None or decoded.dtype != np.uint16:
             raise InputError(f"{path} is damaged, or a 16-bit image of a kind that cannot be read")
         pixels = np.ascontiguousarray(decoded[..., ::-1])
@@ -73,6 +92,17 @@ def read_image(path: str | Path) -> Image:
     for channel in range(3):
         np.divide(pixels[..., channel], np.float32(2**depth - 1), out=values[channel])
     return Image(torch.from_numpy(values), bit_depth=depth)
+
+
+def _opened(data: bytes) -> PIL.Image.Image:
+    """The file, of which the header has been read. Pillow's own limit of pixels is one for the whole process."""
+    PIL.Image.init()  # formats named to open() must have been loaded
+    with _PILLOWS_LIMIT:
+        kept, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None
+        try:
+            return PIL.Image.open(io.BytesIO(data), formats=FORMATS)
+        finally:
+            PIL.Image.MAX_IMAGE_PIXELS = kept
 
 
 def _bits(opened: PIL.Image.Image, data: bytes) -> int:

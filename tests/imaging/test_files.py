@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -162,3 +164,32 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch):
         write_bytes(target, b"new")
     assert target.read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
+
+
+def png_header(width: int, height: int, bits: int = 8) -> bytes:
+    """The beginning of a PNG file of that size, and nothing of its pixels."""
+    header = struct.pack(">IIBBBBB", width, height, bits, 2, 0, 0, 0)
+    chunk = b"IHDR" + header
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", len(header)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_file_that_claims_too_many_pixels_is_refused_before_it_is_decoded(tmp_path, bits):
+    path = tmp_path / "bomb.png"
+    empty = b"IDAT"
+    path.write_bytes(
+        png_header(60_000, 50_000, bits) + struct.pack(">I", 0) + empty + struct.pack(">I", zlib.crc32(empty))
+    )
+    with pytest.raises(
+        InputError, match=r"bomb.png has 60000x50000 pixels: at most 178,956,970 are read \(--max-pixels\)"
+    ):
+        read_image(path)
+
+
+def test_the_limit_is_the_callers_and_pillows_own_is_left_alone(tmp_path, monkeypatch):
+    write_image(random_image(10, 12), tmp_path / "a.png")
+    with pytest.raises(InputError, match="12x10 pixels: at most 119"):
+        read_image(tmp_path / "a.png", 119)
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 10)  # it would refuse twice as many
+    assert read_image(tmp_path / "a.png", 120).width == 12
+    assert PIL.Image.MAX_IMAGE_PIXELS == 10
