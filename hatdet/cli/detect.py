@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,8 +21,10 @@ from hatdet.cli.options import (
     DeviceOption,
     EngineOption,
     MaxPixelsOption,
+    OnErrorOption,
     OutputOption,
     OverlapOption,
+    OverwriteOption,
     PrecisionOption,
     QuietOption,
     ScaleOption,
@@ -140,6 +143,8 @@ def run(
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     max_pixels: MaxPixelsOption = None,
+    overwrite: OverwriteOption = False,
+    on_error: OnErrorOption = "skip",
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -148,12 +153,15 @@ def run(
     Boxes are in pixels of the images as they were given. Every image gets a picture: the source with its boxes and,
     beside it, what the detector saw.
 
+    A run that was broken off goes on where it was when the same command is given again.
+
     Examples: `hatdet detect --upscale` · `hatdet detect --upscale street/ -o out/ --json boxes.json --save-txt`
     """
     from hatdet.cli.session import Session, guarded
 
     with guarded(debug), Session(quiet, debug) as session:
         from hatdet.cli.overlap import overlapped
+        from hatdet.cli.resumable import check_on_error, detected_by, made_by, say_what_was_done, says_what_remains
         from hatdet.cli.weights import download_progress, engine_with_progress, upscaler_with_progress
         from hatdet.core.errors import InputError, OptionsError
         from hatdet.detection.chain import run_chain
@@ -161,7 +169,9 @@ def run(
         from hatdet.imaging.drawing import side_by_side, with_boxes
         from hatdet.imaging.files import MAX_PIXELS, read_image, to_array, write_array
         from hatdet.imaging.sources import check_results, find_sources, result_paths
+        from hatdet.runs.manifest import Manifest, state_of
 
+        check_on_error(on_error)
         side = tile_or_auto(tile)
         if save_sr and not upscale:
             raise OptionsError("--save-sr writes upscaled images: it needs --upscale")
@@ -201,15 +211,12 @@ def run(
                     on_fetch=on_fetch,
                 )
 
-        report: dict[str, Any] = {
-            "schema": JSON_SCHEMA,
-            "upscaler": upscaled_by,
-            "detector": detector.name,
-            "images": [],
-        }
         started = time.perf_counter()
+        reports: dict[Path, Any] = {}  # of this run, and of those before it
+        states: dict[Path, str] = {}
 
         def read(job: Job) -> tuple[Image, float]:
+            states[job[0].path] = state_of(job[0].path)
             began = time.perf_counter()
             image = read_image(job[0].path, max_pixels or MAX_PIXELS)
             return image, (time.perf_counter() - began) * 1e3
@@ -237,25 +244,49 @@ def run(
             if save_txt:
                 _write_labels(found, label)
             write_array(drawn, picture, drawn=True)
-            report["images"].append(_image_report(source.path, found))
+            reports[source.path] = _image_report(source.path, found)
+            manifest.put(source.path, states.pop(source.path), picture, others(job), reports[source.path])
             return f"{source.path}: {_summary(found.detections)} -> {picture}"
 
-        jobs = list(zip(sources, pictures, labels, larger, strict=True))
-        try:
-            for job, finish in session.over(overlapped(jobs, read, detected, written), "detecting", len(jobs)):
-                line = ""
-                with session.one(job[0].path):
-                    line = finish()
-                if line and json_file != "-":
-                    session.result(line)
-        except BaseException:
-            # Interrupted: what was found so far is not lost, and a second error does not hide the first.
-            if json_file is not None and report["images"]:
-                with contextlib.suppress(OptionsError, BrokenPipeError):
-                    _write_json(report, json_file, session)
-            raise
-        if json_file is not None:
-            _write_json(report, json_file, session)
+        def others(job: Job) -> list[Path]:
+            """What is written of an image besides its picture."""
+            return [*([job[2]] if save_txt else []), *([job[3]] if save_sr else [])]
+
+        def write_report() -> None:
+            if json_file is not None:
+                images = [reports[source.path] for source in sources if source.path in reports]
+                header = {"schema": JSON_SCHEMA, "upscaler": upscaled_by, "detector": detector.name}
+                _write_json({**header, "images": images}, json_file, session)
+
+        settings = {"verb": "detect", **detected_by(detector, weights, engine)}
+        settings |= {} if enlarge is None else made_by(enlarge, upscaler, scale, engine)
+        with Manifest(output, settings) as manifest:
+            left = []
+            for job in zip(sources, pictures, labels, larger, strict=True):
+                before = None if overwrite else manifest.done(job[0].path, job[1], others(job))
+                if before is None:
+                    left.append(job)
+                else:
+                    reports[job[0].path] = {**before, "source": str(job[0].path)}
+            say_what_was_done(session, manifest, len(reports), len(sources))
+            try:
+                # Closed before the manifest is: what was begun to be written is put into it.
+                with says_what_remains(session, left), closing(overlapped(left, read, detected, written)) as running:
+                    for job, finish in session.over(running, "detecting", len(left)):
+                        line = ""
+                        with session.one(job[0].path):
+                            line = finish()
+                        if line and json_file != "-":
+                            session.result(line)
+                        if session.failed and on_error == "stop":
+                            break
+            except BaseException:
+                # Interrupted: what was found so far is not lost, and a second error does not hide the first.
+                if reports:
+                    with contextlib.suppress(OptionsError, BrokenPipeError):
+                        write_report()
+                raise
+        write_report()
         session.finish(started, output)
 
 
@@ -314,7 +345,7 @@ def _write_labels(found: _Found, path: Path) -> None:
     write_text(path, "".join(lines))
 
 
-def _write_json(report: dict[str, Any], file: str, session: Session) -> None:
+def _write_json(report: Mapping[str, Any], file: str, session: Session) -> None:
     from hatdet.core.atomic import write_text
 
     text = json.dumps(report, indent=1) + "\n"  # in ASCII: a file's name need not fit the terminal's encoding

@@ -17,9 +17,11 @@ __all__ = [
     "ForceOption",
     "MaxPixelsOption",
     "MoreArgument",
+    "OnErrorOption",
     "OptOption",
     "OutputOption",
     "OverlapOption",
+    "OverwriteOption",
     "PrecisionOption",
     "QuietOption",
     "ScaleOption",
@@ -96,6 +98,18 @@ MaxPixelsOption = Annotated[
         min=1,
         rich_help_panel=_MACHINE,
         show_default="178,956,970",
+    ),
+]
+OverwriteOption = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Make again what an earlier run has done.", rich_help_panel=_MACHINE),
+]
+OnErrorOption = Annotated[
+    str,
+    typer.Option(
+        help="What a broken image does to the run: skip goes on with the next, stop ends it.",
+        metavar="skip|stop",
+        rich_help_panel=_MACHINE,
     ),
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.", rich_help_panel=_MACHINE)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -19,7 +19,7 @@ def overlapped(
     read: Callable[[Item], Read],
     compute: Callable[[Item, Read], Computed],
     write: Callable[[Item, Computed], Written],
-) -> Iterator[tuple[Item, Callable[[], Written]]]:
+) -> Generator[tuple[Item, Callable[[], Written]]]:
     """Go through the items in their order; each comes with a function that gives its result, or raises what went wrong.
 
     `compute` runs in the calling thread. One image is read ahead and one is written behind, in a thread each, so no

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,8 +16,10 @@ from hatdet.cli.options import (
     DeviceOption,
     EngineOption,
     MaxPixelsOption,
+    OnErrorOption,
     OutputOption,
     OverlapOption,
+    OverwriteOption,
     PrecisionOption,
     QuietOption,
     ScaleOption,
@@ -49,10 +52,14 @@ def run(
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     max_pixels: MaxPixelsOption = None,
+    overwrite: OverwriteOption = False,
+    on_error: OnErrorOption = "skip",
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Upscale images by super-resolution. Results are PNG files; the tree of a given folder is kept.
+
+    A run that was broken off goes on where it was when the same command is given again.
 
     Examples: `hatdet sr --scale 4 input/` · `hatdet sr photo.jpg -o out/ --upscaler hat` · `hatdet sr "in/**/*.png"`
     """
@@ -60,11 +67,14 @@ def run(
 
     with guarded(debug), Session(quiet, debug) as session:
         from hatdet.cli.overlap import overlapped
+        from hatdet.cli.resumable import check_on_error, made_by, say_what_was_done, says_what_remains
         from hatdet.cli.weights import engine_with_progress, upscaler_with_progress
         from hatdet.imaging.files import MAX_PIXELS, read_image, to_array, write_array
         from hatdet.imaging.sources import check_results, find_sources, result_paths
+        from hatdet.runs.manifest import Manifest, state_of
 
         side = tile_or_auto(tile)
+        check_on_error(on_error)
         refuse_beside_engine(context, ("upscaler", "scale", "tile"), engine)
         sources = find_sources(inputs, leave_out=[output, *RESULTS])
         targets = result_paths(sources, output)
@@ -74,6 +84,11 @@ def run(
         else:
             upscale = upscaler_with_progress(session, upscaler, scale, device, precision, side, overlap, batch)
         started = time.perf_counter()
+        states: dict[Path, str] = {}
+
+        def read(job: tuple[Source, Path]) -> Image:
+            states[job[0].path] = state_of(job[0].path)
+            return read_image(job[0].path, max_pixels or MAX_PIXELS)
 
         def upscaled(_: tuple[Source, Path], image: Image) -> tuple[str, Pixels]:
             session.begin()
@@ -83,14 +98,21 @@ def run(
         def written(job: tuple[Source, Path], found: tuple[str, Pixels]) -> str:
             (source, target), (size, larger) = job, found
             write_array(larger, target)
+            manifest.put(source.path, states.pop(source.path), target)
             return f"{source.path} -> {target} ({size} -> {larger.shape[1]}x{larger.shape[0]})"
 
         jobs = list(zip(sources, targets, strict=True))
-        results = overlapped(jobs, lambda job: read_image(job[0].path, max_pixels or MAX_PIXELS), upscaled, written)
-        for (source, _), finish in session.over(results, "upscaling", len(jobs)):
-            line = ""
-            with session.one(source.path):
-                line = finish()
-            if line:
-                session.result(line)
+        with Manifest(output, {"verb": "sr", **made_by(upscale, upscaler, scale, engine)}) as manifest:
+            left = [job for job in jobs if overwrite or manifest.done(job[0].path, job[1]) is None]
+            say_what_was_done(session, manifest, len(jobs) - len(left), len(jobs))
+            # Closed before the manifest is: what was begun to be written is put into it.
+            with says_what_remains(session, left), closing(overlapped(left, read, upscaled, written)) as results:
+                for (source, _), finish in session.over(results, "upscaling", len(left)):
+                    line = ""
+                    with session.one(source.path):
+                        line = finish()
+                    if line:
+                        session.result(line)
+                    if session.failed and on_error == "stop":
+                        break
         session.finish(started, output)

@@ -46,7 +46,9 @@ def folder(tmp_path: Path, monkeypatch) -> Path:
 
 
 def files(where: str) -> list[str]:
-    return sorted(str(path.relative_to(where)) for path in Path(where).rglob("*") if path.is_file())
+    """All but what hatdet remembers of its runs."""
+    found = (path.relative_to(where) for path in Path(where).rglob("*") if path.is_file())
+    return sorted(str(path) for path in found if path.parts[0] != ".hatdet")
 
 
 def size_of(path: str) -> tuple[int, int]:
