@@ -67,7 +67,7 @@ def test_what_was_trained_is_tested_and_upscales(option, tmp_path):
     weights = said["path"]["pretrain_network_g"]
     upscaled = hatdet_("sr", "--scale", 2, "--upscaler", weights, "data/LRbicx2", "-o", "big")
     assert upscaled.exit_code == 0, upscaled.stderr
-    for picture in Path("big").iterdir():
+    for picture in Path("big").glob("*.png"):
         theirs = tmp_path / "results" / "tiny" / "visualization" / "held" / f"{picture.stem}_tiny.png"
         assert picture.read_bytes() == theirs.read_bytes()
 
