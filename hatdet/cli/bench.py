@@ -29,7 +29,6 @@ _WHAT = "Configurations"
 _WITH = "Measurement"
 _FILES = "Results"
 JSON_SCHEMA = 1
-SAMPLE_REDUCTION = 8  # as `hatdet detect` without an input
 PLOT_SUFFIXES = (".png", ".svg")
 BUSY = 0.5  # processes that wait for a processor, for each processor
 WIDE = 240  # columns of the table where nobody looks at it on a screen
@@ -242,11 +241,12 @@ def _measure(
     from hatdet.cli.overlap import overlapped
     from hatdet.core.errors import OptionsError
     from hatdet.deploy.bench import Worker, mark_front, measure_end_to_end, measure_group, rows_of
+    from hatdet.imaging.sample_photos import write_samples
 
     machine = _machine()
     picture = _picture(size)
     quality = None if data is None else _Quality(session, data, limit, chosen, folder)
-    sources = _samples(folder / "sources") if quality is None else quality.sources()
+    sources = write_samples(folder / "sources") if quality is None else quality.sources()
     groups = chosen.groups(folder)
     rows: list[dict[str, Any]] = []
     for group in session.over(groups, "measuring"):
@@ -332,19 +332,6 @@ def _notes(groups: Sequence[Group], size_wh: tuple[int, int]) -> list[str]:
                 "channel attention averages over (dB to fp32)"
             )
     return notes
-
-
-def _samples(folder: Path) -> list[Path]:
-    """The photos that ship inside ultralytics, reduced."""
-    from hatdet.deploy.bench import sample_photos
-    from hatdet.imaging.files import read_image, write_image
-    from hatdet.imaging.resize import reduced
-
-    written = []
-    for photo in sample_photos():
-        written.append(folder / f"{photo.stem}.png")
-        write_image(reduced(read_image(photo), SAMPLE_REDUCTION), written[-1])
-    return written
 
 
 class _Quality:

@@ -47,7 +47,6 @@ __all__ = ["run"]
 
 _BOXES = "Detection"
 _FILES = "Results"
-SAMPLE_REDUCTION = 8
 # Options that an exported file leaves nothing to decide for.
 _DECIDED_BY_UPSCALER = ("upscaler", "scale", "tile")
 _DECIDED_BY_CHAIN = (
@@ -168,6 +167,7 @@ def run(
         from hatdet.detection.yolo import load_detector
         from hatdet.imaging.drawing import side_by_side, with_boxes
         from hatdet.imaging.files import MAX_PIXELS, read_image, to_array, write_array
+        from hatdet.imaging.sample_photos import SAMPLE_REDUCTION, write_samples
         from hatdet.imaging.sources import check_results, find_sources, result_paths
         from hatdet.runs.manifest import Manifest, state_of
 
@@ -179,7 +179,7 @@ def run(
         if inputs:
             sources = find_sources(inputs, leave_out=[output, *RESULTS])
         else:
-            sources = find_sources(_write_samples(output / "samples"))
+            sources = find_sources(write_samples(output / "samples"))
             session.say(f"no input given: two sample photos reduced {SAMPLE_REDUCTION} times, in {output / 'samples'}")
         pictures = result_paths(sources, output)
         labels = result_paths(sources, output / "labels", ".txt")
@@ -288,23 +288,6 @@ def run(
                 raise
         write_report()
         session.finish(started, output)
-
-
-def _write_samples(folder: Path) -> list[Path]:
-    """The photos that ship inside ultralytics, reduced until their objects are hard to see."""
-    from importlib.util import find_spec
-
-    from hatdet.imaging.files import read_image, write_image
-    from hatdet.imaging.resize import reduced
-
-    spec = find_spec("ultralytics")
-    assert spec is not None
-    assert spec.origin is not None
-    written = []
-    for photo in sorted((Path(spec.origin).parent / "assets").glob("*.jpg")):
-        written.append(folder / f"{photo.stem}.png")
-        write_image(reduced(read_image(photo), SAMPLE_REDUCTION), written[-1])
-    return written
 
 
 def _summary(detections: Detections) -> str:

@@ -16,7 +16,6 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -31,6 +30,7 @@ from hatdet.core.types import Image
 from hatdet.deploy.bench_worker import BACKENDS, PEERS, Configuration, Overlapped, psnr, serve
 from hatdet.imaging.files import read_image
 from hatdet.imaging.resize import reduced
+from hatdet.imaging.sample_photos import sample_photos
 from hatdet.sr.catalogue import FAMILIES, default_record, named_record
 from hatdet.sr.hat_arch import HAT
 from hatdet.sr.weights import SUFFIXES, find_weights, record_path
@@ -54,7 +54,6 @@ __all__ = [
     "pareto_front",
     "ratio",
     "rows_of",
-    "sample_photos",
     "write_random_weights",
 ]
 
@@ -295,14 +294,6 @@ def groups_of(
                 ]
                 groups.append(Group([Lane(model, configuration) for configuration in wanted]))
     return groups
-
-
-def sample_photos() -> list[Path]:
-    """The photos that ship inside ultralytics."""
-    spec = find_spec("ultralytics")
-    assert spec is not None
-    assert spec.origin is not None
-    return sorted((Path(spec.origin).parent / "assets").glob("*.jpg"))
 
 
 def sample_pairs(scale: int) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:

@@ -35,12 +35,12 @@ from hatdet.deploy.bench import (
     measure_group,
     passes,
     ratio,
-    sample_photos,
     write_random_weights,
 )
 from hatdet.deploy.bench_worker import BACKENDS, PEERS, Configuration, Overlapped
 from hatdet.imaging.files import read_image, write_image
 from hatdet.imaging.resize import reduced
+from hatdet.imaging.sample_photos import sample_photos
 from hatdet.sr.upscalers import DEFAULT_TILE
 
 __all__ = ["TARGETS", "Checks", "Command", "Outcome", "Target", "check_targets", "has_cuda", "run_command"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from torch import Tensor
 
 import hatdet
 from hatdet.core.atomic import write_bytes
-from hatdet.core.errors import OptionsError, WeightsError
+from hatdet.core.errors import OptionsError
 from hatdet.core.fetch import sha256_of
 from hatdet.core.types import Detection, Detections, Image
 from hatdet.deploy.cards import BOXES, KEY, UPSCALED, ChainCard, UpscalerCard, to_json
@@ -24,6 +23,7 @@ from hatdet.detection.chain import Upscaled
 from hatdet.detection.yolo import LARGEST_IMGSZ, YoloDetector
 from hatdet.imaging.files import read_image
 from hatdet.imaging.resize import reduced
+from hatdet.imaging.sample_photos import SAMPLE_REDUCTION, sample_photos
 from hatdet.sr.hat_arch import HAT, pad_to_multiple
 from hatdet.sr.upscalers import HatUpscaler
 from hatdet.sr.weights import WeightsFile, load_network
@@ -35,7 +35,6 @@ LARGEST_DIFFERENCE = 1e-4
 LEAST_OVERLAP = 0.99  # of a box and the same box of PyTorch's chain
 LARGEST_CONFIDENCE_DIFFERENCE = 0.01
 LOW_CONFIDENCE = 0.01  # with which a chain is compared that finds nothing in the samples
-SAMPLE_REDUCTION = 8
 
 Contents = Mapping[str, bytes]  # of a file, or of two that belong together, by suffix; in the order of writing
 
@@ -282,11 +281,7 @@ def sample_images() -> list[Image]:
     Raises:
         WeightsError: they are not there.
     """
-    spec = find_spec("ultralytics")
-    photos = sorted((Path(spec.origin).parent / "assets").glob("*.jpg")) if spec and spec.origin else []
-    if not photos:
-        raise WeightsError("the sample photos of ultralytics are not there, which exports are checked on: reinstall it")
-    return [read_image(photo) for photo in photos]
+    return [read_image(photo) for photo in sample_photos()]
 
 
 def _write(contents: Contents, path: Path) -> None:
