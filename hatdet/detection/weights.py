@@ -13,14 +13,16 @@ from typing import Any, cast
 
 import yaml
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialized
 from torch import nn
 
 import hatdet.detection.ultralytics_setup  # noqa: F401 (before ultralytics)
 from hatdet.core.assets import asset
+from hatdet.core.atomic import write_bytes
 from hatdet.core.errors import WeightsError
 from hatdet.core.fetch import Progress, fetch, sha256_of
 
-__all__ = ["EMBEDDED", "EmbeddedDetector", "find_detector", "load_model", "released_file"]
+__all__ = ["EMBEDDED", "EmbeddedDetector", "find_detector", "load_model", "released_file", "save_model"]
 
 # The release that the supported Ultralytics versions fetch their own models from.
 RELEASED_DETECTOR = re.compile(r"yolo(v\d+|\d+)[a-z]6?u?\.pt")  # no -seg, -pose, -obb, -cls; no SAM, no RT-DETR
@@ -88,11 +90,15 @@ def released_file(name: str) -> str | None:
     return file if file in GITHUB_ASSETS_NAMES and RELEASED_DETECTOR.fullmatch(file) else None
 
 
-def load_model(path: Path) -> nn.Module:
-    """Load a detection model, in eval mode, float32, on the CPU, its batch norms fused into the convolutions.
+def load_model(path: Path, *, fuse: bool = True) -> nn.Module:
+    """Load a detection model, in eval mode, float32, on the CPU, its parameters without gradients.
 
     A `.pt` checkpoint is unpickled into known classes only. A `.safetensors` file holds the model's YAML and its class
     names in its metadata (`model_yaml`, `names`), or has a YAML file of its own name beside it.
+
+    Args:
+        path: of the weights.
+        fuse: batch norms into the convolutions, and away with what only training needs.
 
     Raises:
         WeightsError: a file that is damaged, not a model, or a model for another task.
@@ -106,8 +112,23 @@ def load_model(path: Path) -> nn.Module:
     task = getattr(model, "task", None) or _task(model)
     if task != "detect":
         raise WeightsError(f"{path} is a model for the task {task!r}: expected a YOLO detection model (boxes)")
-    fused = cast(Any, model).fuse(verbose=False)
-    return cast(nn.Module, fused).eval().requires_grad_(False)
+    if fuse:
+        model = cast(nn.Module, cast(Any, model).fuse(verbose=False))
+    return model.eval().requires_grad_(False)
+
+
+def save_model(model: nn.Module, path: Path) -> None:
+    """Write a detection model as fp16 safetensors that say which network they are; `load_model` reads them.
+
+    Raises:
+        OptionsError: the place cannot be written.
+    """
+    known = cast(Any, model)
+    state = {
+        key: value.half().cpu().contiguous() for key, value in model.state_dict().items() if value.is_floating_point()
+    }
+    metadata = {"model_yaml": json.dumps(known.yaml), "names": json.dumps(known.names)}
+    write_bytes(path, serialized(state, metadata=metadata))
 
 
 def _task(model: nn.Module) -> str:

@@ -20,13 +20,28 @@ from hatdet.core.fetch import Progress
 from hatdet.core.types import Detections, Image
 from hatdet.detection.weights import find_detector, load_model
 
-__all__ = ["Letterbox", "YoloDetector", "load_detector"]
+__all__ = ["Letterbox", "YoloDetector", "load_detector", "rounded"]
 
 log = logging.getLogger(__name__)
 
 PLAIN_IMGSZ = 640  # Ultralytics' own default, for images as they are
 LARGEST_IMGSZ = 2560  # an upscaled canvas beyond it is shrunk
 PADDING = 114 / 255  # the grey that YOLO models are trained with
+
+
+class _Rounding(torch.autograd.Function):
+    @staticmethod
+    def forward(_: Any, pixels: Tensor, levels: int) -> Tensor:
+        return pixels.mul(levels).round().div(levels)
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
+
+
+def rounded(pixels: Tensor, levels: int) -> Tensor:
+    """Values in [0, 1] to the nearest multiples of `1 / levels`; gradients pass unchanged ("straight through")."""
+    return cast(Tensor, _Rounding.apply(pixels, levels))
 
 
 @dataclass(frozen=True)
@@ -55,14 +70,22 @@ class Letterbox:
         return cls(size_hw, (h, w), top, left, (h + spare_h, w + spare_w))
 
     def apply(self, pixels: Tensor) -> Tensor:
-        """`(3, h, w)` to `(1, 3, H, W)`: bilinear without antialias, rounded to 8 bits, as the detector's training."""
-        batch = pixels[None]
+        """`(3, h, w)` or `(b, 3, h, w)` to `(b, 3, H, W)`: bilinear without antialias, rounded to 8 bits, as the
+        detector's training. Gradients pass the rounding as if it were none.
+        """
+        batch = pixels if pixels.ndim == 4 else pixels[None]
         if self.resized_hw != self.size_hw:
             batch = F.interpolate(batch, self.resized_hw, mode="bilinear", align_corners=False)
-            batch = batch.mul(255).round().div(255)
+            batch = rounded(batch, 255)
         (h, w), (canvas_h, canvas_w) = self.resized_hw, self.canvas_hw
         around = (self.left, canvas_w - w - self.left, self.top, canvas_h - h - self.top)
         return F.pad(batch, around, value=PADDING)
+
+    def place(self, xyxy: Tensor) -> Tensor:
+        """Boxes in the image to boxes on the canvas. Shape: `(n, 4)` to the same."""
+        (h, w), (resized_h, resized_w) = self.size_hw, self.resized_hw
+        offset = xyxy.new_tensor([self.left, self.top, self.left, self.top])
+        return xyxy * xyxy.new_tensor([resized_w / w, resized_h / h, resized_w / w, resized_h / h]) + offset
 
     def undo(self, xyxy: Tensor) -> Tensor:
         """Boxes on the canvas to boxes in the image. Shape: `(n, 4)` to the same."""
