@@ -72,7 +72,8 @@ def run(
     weights: Annotated[
         str | None,
         typer.Option(
-            help="The detector: an Ultralytics detection model by name (yolo11s) or file (.pt, .safetensors).",
+            help="The detector: an Ultralytics model by name (yolo11s) or file (.pt, .safetensors), for boxes, "
+            "oriented boxes (-obb), masks (-seg) or keypoints (-pose).",
             rich_help_panel=_BOXES,
             show_default="the embedded yolo11n-upscaled",
         ),
@@ -104,7 +105,7 @@ def run(
         ),
     ] = None,
     save_txt: Annotated[
-        bool, typer.Option("--save-txt", help="Write labels/*.txt in YOLO's format.", rich_help_panel=_FILES)
+        bool, typer.Option("--save-txt", help="Write labels/*.txt in Ultralytics' format.", rich_help_panel=_FILES)
     ] = False,
     save_sr: Annotated[
         bool, typer.Option("--save-sr", help="Write the upscaled images to sr/.", rich_help_panel=_FILES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from hatdet.cli.session import Session
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from hatdet.core.types import Detections
+    from hatdet.core.types import Detection, Detections
     from hatdet.imaging.files import Pixels
     from hatdet.imaging.sources import Source
 
@@ -138,17 +138,28 @@ def image_report(source: Path, found: Found) -> dict[str, Any]:
         "source": str(source),
         "width": found.width,
         "height": found.height,
-        "detections": [
-            {
-                "xyxy": [round(edge, 3) for edge in detection.xyxy],
-                "confidence": round(detection.confidence, 5),
-                "class_id": detection.class_id,
-                "class_name": detection.class_name,
-            }
-            for detection in found.detections
-        ],
+        "detections": [_detection_report(detection) for detection in found.detections],
         "timing_ms": {step: None if took is None else round(took, 3) for step, took in found.milliseconds.items()},
     }
+
+
+def _detection_report(detection: Detection) -> dict[str, Any]:
+    polygons, keypoints = detection.polygons, detection.keypoints
+    return {
+        "xyxy": _rounded(detection.xyxy),
+        "confidence": round(detection.confidence, 5),
+        "class_id": detection.class_id,
+        "class_name": detection.class_name,
+        "corners": None if detection.corners is None else [_rounded(corner) for corner in detection.corners],
+        "polygons": None if polygons is None else [[_rounded(point) for point in ring] for ring in polygons],
+        "keypoints": None
+        if keypoints is None
+        else [[*_rounded((x, y)), None if sure is None else round(sure, 5)] for x, y, sure in keypoints],
+    }
+
+
+def _rounded(numbers: Iterable[float]) -> list[float]:
+    return [round(number, 3) for number in numbers]
 
 
 def write_json(
@@ -171,13 +182,29 @@ def write_json(
 
 
 def _write_labels(found: Found, path: Path) -> None:
-    """YOLO's format: class, centre and size as shares of the source image."""
-    from hatdet.core.atomic import write_text
+    """Ultralytics' formats, as shares of the source image: a class, and
 
+    - centre and size of a box; behind it the keypoints, each with its confidence where there is one,
+    - or the corners of a rotated box,
+    - or the outline of a mask, in one piece.
+    """
+    from hatdet.core.atomic import write_text
+    from hatdet.detection.tasks import one_ring
+
+    w, h = found.width, found.height
     lines = []
     for detection in found.detections:
-        x1, y1, x2, y2 = detection.xyxy
-        w, h = found.width, found.height
-        numbers = ((x1 + x2) / 2 / w, (y1 + y2) / 2 / h, (x2 - x1) / w, (y2 - y1) / h)
+        numbers: list[float] = []
+        if detection.corners is not None:
+            numbers = [share for x, y in detection.corners for share in (x / w, y / h)]
+        elif detection.polygons is not None:
+            if not detection.polygons:
+                continue
+            numbers = [share for x, y in one_ring(detection.polygons) for share in (x / w, y / h)]
+        else:
+            x1, y1, x2, y2 = detection.xyxy
+            numbers = [(x1 + x2) / 2 / w, (y1 + y2) / 2 / h, (x2 - x1) / w, (y2 - y1) / h]
+            for x, y, sure in detection.keypoints or ():
+                numbers += [x / w, y / h, *([] if sure is None else [sure])]
         lines.append(" ".join([str(detection.class_id), *(f"{number:.6f}" for number in numbers)]) + "\n")
     write_text(path, "".join(lines))

@@ -104,12 +104,12 @@ def detections(
 
 
 def one_ring(polygons: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
-    """Several parts as one polygon, by lines there and back, as Ultralytics' labels have them."""
+    """Several parts as one polygon, by lines there and back, as Ultralytics' labels have them; of none no points."""
     from ultralytics.data.converter import merge_multi_segment
 
+    if len(polygons) < 2:
+        return [point for ring in polygons for point in ring]
     rings = [np.asarray(ring, np.float64) for ring in polygons]
-    if len(rings) == 1:
-        return list(polygons[0])
     return [(float(x), float(y)) for x, y in np.concatenate(merge_multi_segment(rings))]
 
 
