@@ -29,12 +29,11 @@ from hatdet.cli.options import (
     UpscalerOption,
     refuse_beside_engine,
     tile_or_auto,
-    writable_file,
 )
 
 if TYPE_CHECKING:
     from hatdet.cli.detect_chain import Chain
-    from hatdet.cli.detect_results import Found, Job
+    from hatdet.cli.detect_results import Found, Job, ReportFiles
     from hatdet.cli.session import Session
     from hatdet.core.types import Image
     from hatdet.imaging.sources import Source
@@ -107,6 +106,24 @@ def run(
     save_txt: Annotated[
         bool, typer.Option("--save-txt", help="Write labels/*.txt in Ultralytics' format.", rich_help_panel=_FILES)
     ] = False,
+    coco: Annotated[
+        str | None,
+        typer.Option(
+            help="Write all boxes as COCO's JSON: images, categories, and annotations with a score.",
+            metavar="FILE",
+            rich_help_panel=_FILES,
+        ),
+    ] = None,
+    csv: Annotated[
+        str | None,
+        typer.Option(help="Write all boxes as a table, a line for each.", metavar="FILE", rich_help_panel=_FILES),
+    ] = None,
+    save_crop: Annotated[
+        bool,
+        typer.Option(
+            "--save-crop", help="Write each object, cut out of the image, to crops/<class>/.", rich_help_panel=_FILES
+        ),
+    ] = False,
     save_sr: Annotated[
         bool, typer.Option("--save-sr", help="Write the upscaled images to sr/.", rich_help_panel=_FILES)
     ] = False,
@@ -131,7 +148,7 @@ def run(
 
     with guarded(debug), Session(quiet, debug) as session:
         from hatdet.cli.detect_chain import Enlarging, Looking, load_chain
-        from hatdet.cli.detect_results import planned
+        from hatdet.cli.detect_results import ReportFiles, planned
         from hatdet.cli.resumable import check_on_error
         from hatdet.core.errors import OptionsError
         from hatdet.imaging.files import MAX_PIXELS
@@ -143,12 +160,12 @@ def run(
             raise OptionsError("--save-sr writes upscaled images: it needs --upscale")
         refuse_beside_engine(context, _DECIDED_BY_UPSCALER if upscale else _DECIDED_BY_CHAIN, engine)
         sources = _sources(session, inputs, output)
-        reports = [] if json_file in (None, "-") else [writable_file(json_file, "--json")]
-        jobs = planned(sources, output, labels=save_txt, larger=save_sr, reports=reports)
+        files = ReportFiles(json_file, coco, csv)
+        jobs = planned(sources, output, labels=save_txt, larger=save_sr, crops=save_crop, reports=files.places())
         chain = load_chain(session, enlarging if upscale else None, looking, engine, device, precision)
 
         started = time.perf_counter()
-        images = _Run(session, chain, output, max_pixels or MAX_PIXELS, json_file)
+        images = _Run(session, chain, output, max_pixels or MAX_PIXELS, files)
         images.over(jobs, overwrite=overwrite, stop=on_error == "stop")
         session.finish(started, output)
 
@@ -168,10 +185,10 @@ def _sources(session: Session, inputs: Sequence[str] | None, output: Path) -> li
 class _Run:
     """Images through the chain, and their results to files: three steps for each, and the loop over them."""
 
-    def __init__(self, session: Session, chain: Chain, output: Path, max_pixels: int, json_file: str | None) -> None:
+    def __init__(self, session: Session, chain: Chain, output: Path, max_pixels: int, files: ReportFiles) -> None:
         from hatdet.runs.manifest import Manifest
 
-        self.session, self.chain, self.max_pixels, self.json_file = session, chain, max_pixels, json_file
+        self.session, self.chain, self.max_pixels, self.files = session, chain, max_pixels, files
         self.manifest = Manifest(output, chain.settings)
         self.reports: dict[Path, Any] = {}  # of this run, and of those before it
         self.states: dict[Path, str] = {}
@@ -194,7 +211,7 @@ class _Run:
                         line = ""
                         with session.one(job.source.path):
                             line = finish()
-                        if line and self.json_file != "-":
+                        if line and self.files.json != "-":
                             session.result(line)
                         if session.failed and stop:
                             break
@@ -209,7 +226,7 @@ class _Run:
     def done_before(self, job: Job) -> bool:
         """Whether an earlier run has done it; its report is taken over."""
         before = self.manifest.done(job.source.path, job.picture, job.others)
-        if before is None:
+        if before is None or (job.crops is not None and any(one["crop"] is None for one in before["detections"])):
             return False
         self.reports[job.source.path] = {**before, "source": str(job.source.path)}
         return True
@@ -247,14 +264,18 @@ class _Run:
 
         path = job.source.path
         write_results(job, found, self.chain.upscaled_by)
-        self.reports[path] = image_report(path, found)
-        self.manifest.put(path, self.states.pop(path), job.picture, job.others, self.reports[path])
+        self.reports[path] = image_report(job, found)
+        crops = job.crops_of(found.detections)
+        if job.crops is not None:  # of other settings there may have been more
+            for crop in {*self.manifest.files_of(job.picture)} - {*crops}:
+                if job.crops in crop.parents and ".." not in crop.parts:
+                    crop.unlink(missing_ok=True)
+        self.manifest.put(path, self.states.pop(path), job.picture, [*job.others, *crops], self.reports[path])
         return f"{path}: {summary(found.detections)} -> {job.picture}"
 
     def report(self, jobs: Sequence[Job]) -> None:
         """The files about all images."""
-        from hatdet.cli.detect_results import write_json
+        from hatdet.cli.detect_results import write_reports
 
         images = [self.reports[job.source.path] for job in jobs if job.source.path in self.reports]
-        if self.json_file is not None:
-            write_json(images, self.chain.upscaled_by, self.chain.detector.name, self.json_file, self.session)
+        write_reports(images, self.chain, self.files, self.session)

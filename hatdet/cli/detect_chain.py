@@ -46,12 +46,14 @@ class Chain:
         enlarge: the upscaler; None where there is none, or where it is part of the detector (an exported chain).
         detector: of what `enlarge` makes, or of the image.
         upscaled_by: the upscaler's name; None where nothing is upscaled.
+        names: of the classes that the detector knows, by id.
         settings: everything that results follow from besides the image, for the manifest.
     """
 
     enlarge: Upscaler | None
     detector: Detector
     upscaled_by: str | None
+    names: Mapping[int, str]
     settings: Mapping[str, Any]
 
 
@@ -84,7 +86,7 @@ def load_chain(
 
         whole = ChainEngine(load_engine(engine, device=device, precision=precision))
         settings = {"verb": "detect", **detected_by(whole, looking.weights, engine)}
-        return Chain(None, whole, whole.card.upscaler, settings)
+        return Chain(None, whole, whole.card.upscaler, dict(enumerate(whole.card.names)), settings)
     enlarge: Upscaler | None = None
     if enlarging is not None:
         how = enlarging
@@ -107,6 +109,6 @@ def load_chain(
         )
     settings = {"verb": "detect", **detected_by(detector, looking.weights, engine)}
     if enlarge is None or enlarging is None:
-        return Chain(None, detector, None, settings)
+        return Chain(None, detector, None, detector.class_names, settings)
     settings |= made_by(enlarge, enlarging.upscaler, enlarging.scale, engine)
-    return Chain(enlarge, detector, enlarge.name, settings)
+    return Chain(enlarge, detector, enlarge.name, detector.class_names, settings)
