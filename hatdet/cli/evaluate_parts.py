@@ -134,6 +134,7 @@ def load_detectors(
                 iou=iou,
                 max_detections=boxes,
                 device=machine.device,
+                tasks=("detect",),
                 on_fetch=on_fetch,
             )
         stems = [Path(other or "").stem for other in weights]

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 import hatdet.detection.ultralytics_setup  # noqa: F401 (before ultralytics)
 from hatdet.core.errors import WeightsError
 from hatdet.core.fetch import Progress
+from hatdet.detection.letterbox import Letterbox
 from hatdet.detection.weights import find_detector, load_model
-from hatdet.detection.yolo import Letterbox
 
 __all__ = ["Boxes", "DifferentiableDetector", "Seen", "load_differentiable"]
 
@@ -161,4 +161,4 @@ def load_differentiable(weights: str | Path | None, on_fetch: Progress | None = 
         WeightsError: weights that are not there, damaged, or not a YOLO detection model's.
     """
     path = find_detector(weights, on_fetch)
-    return DifferentiableDetector(load_model(path, fuse=False), path.stem)
+    return DifferentiableDetector(load_model(path, ("detect",), fuse=False), path.stem)

@@ -23,8 +23,9 @@ from torch import Tensor
 
 from hatdet.core.errors import OptionsError
 from hatdet.detection.differentiable import Boxes, DifferentiableDetector, Seen, load_differentiable
+from hatdet.detection.letterbox import Letterbox, rounded
 from hatdet.detection.weights import save_model
-from hatdet.detection.yolo import Letterbox, YoloDetector, load_detector, rounded
+from hatdet.detection.yolo import YoloDetector, load_detector
 from hatdet.evaluation.labels import map_classes
 from hatdet.evaluation.samples import read_detection_data
 from hatdet.training.detection_datasets import DetectionPairedDataset
@@ -203,7 +204,12 @@ class HATDetectionModel(HATModel):
     def witnesses(self) -> Sequence[YoloDetector]:
         """Detectors that the network is not trained with."""
         names = self.opt["detection"].get("witnesses") or ()
-        how: dict[str, Any] = {"confidence": CONFIDENCE, "iou": NMS_IOU, "max_detections": BOXES_KEPT}
+        how: dict[str, Any] = {
+            "confidence": CONFIDENCE,
+            "iou": NMS_IOU,
+            "max_detections": BOXES_KEPT,
+            "tasks": ("detect",),
+        }
         return [load_detector(name, device=str(self.device), **how) for name in names]
 
     # ------------------------------------------------------------------------------------------ 4. checkpoints

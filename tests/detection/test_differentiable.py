@@ -9,8 +9,9 @@ from torch import nn
 from hatdet.core.errors import WeightsError
 from hatdet.core.types import Image
 from hatdet.detection.differentiable import Boxes, DifferentiableDetector, load_differentiable
+from hatdet.detection.letterbox import Letterbox, rounded
 from hatdet.detection.weights import load_model, save_model
-from hatdet.detection.yolo import Letterbox, YoloDetector, rounded
+from hatdet.detection.yolo import YoloDetector
 from tests.detection.tiny_detector import tiny_detector_file, tiny_model
 from tests.helpers import random_image, tiny_hat
 
