@@ -129,3 +129,18 @@ def test_the_readmes_python_runs(tmp_path):
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_help_without_what_it_does_not_need_is_the_same_help():
+    for arguments in (["--help"], ["detect", "--help"], []):
+        told = [
+            python(
+                "import sys\nfrom hatdet.cli import app\n"
+                f"sys.argv = ['hatdet', *{arguments!r}]\n{change}\ntry:\n    app.main()\nexcept SystemExit:\n    pass\n"
+                "from rich.markdown import Markdown\nassert Markdown is not None",
+                COLUMNS="100",
+            )
+            for change in ("", "app.import_help = lambda: None")
+        ]
+        assert told[0] == told[1]
+        assert "Usage" in told[0]

@@ -23,6 +23,7 @@ from hatdet.cli import (
     train,
     yolo,
 )
+from hatdet.cli.quick_help import import_help
 
 __all__ = ["app", "main"]
 
@@ -73,4 +74,6 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # a path that the terminal's encoding cannot show is no reason to stop
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    if len(sys.argv) < 2 or not {"-h", "--help"}.isdisjoint(sys.argv):
+        import_help()
     app()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 import sys
 from collections.abc import Callable
@@ -29,6 +28,8 @@ def run() -> None:
 
 
 def _version(name: str) -> str | None:
+    import importlib.metadata  # not at the top: a tenth of what `hatdet --help` takes
+
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
