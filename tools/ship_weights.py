@@ -53,9 +53,11 @@ def main() -> None:
     print(f"sha256 {sha256_of(file)}")
 
     points: dict[int, dict[str, str]] = {}
-    for line in (arguments.run / "validation.jsonl").read_text().splitlines():
+    curve = arguments.run / "validation.jsonl"
+    for line in curve.read_text().splitlines() if curve.is_file() else []:  # a run need not validate
         point = json.loads(line)
-        cell = " / ".join(f"{point[metric]:.4f}" for metric in ("psnr", "ssim") if metric in point)
+        metrics = ("psnr", "ssim", "psnr_y", "map50_95")
+        cell = " / ".join(f"{point[metric]:.4f}" for metric in metrics if metric in point)
         points.setdefault(point["iter"], {})[point["dataset"]] = cell
     sets = list(dict.fromkeys(name for point in points.values() for name in point))
     print("iteration" + "".join(f"{name:>20s}" for name in sets))
