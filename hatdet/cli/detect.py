@@ -271,7 +271,10 @@ def run(
             say_what_was_done(session, manifest, len(reports), len(sources))
             try:
                 # Closed before the manifest is: what was begun to be written is put into it.
-                with says_what_remains(session, left), closing(overlapped(left, read, detected, written)) as running:
+                with (
+                    says_what_remains(session, left) as stopping,
+                    closing(overlapped(left, read, detected, written, stopping)) as running,
+                ):
                     for job, finish in session.over(running, "detecting", len(left)):
                         line = ""
                         with session.one(job[0].path):
