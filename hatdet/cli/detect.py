@@ -29,6 +29,7 @@ from hatdet.cli.options import (
     QuietOption,
     ScaleOption,
     TileOrAutoOption,
+    TrustOption,
     UpscalerOption,
     refuse_beside_engine,
     tile_or_auto,
@@ -144,6 +145,7 @@ def run(
     max_pixels: MaxPixelsOption = None,
     overwrite: OverwriteOption = False,
     on_error: OnErrorOption = "skip",
+    trust: TrustOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -208,6 +210,7 @@ def run(
                     classes=[name.strip() for name in classes.split(",")] if classes else None,
                     imgsz=imgsz,
                     device=device,
+                    trust=trust,
                     on_fetch=on_fetch,
                 )
 

@@ -107,6 +107,7 @@ def load_detectors(
     confidence: float,
     iou: float,
     boxes: int,
+    trust: bool = False,
 ) -> tuple[list[DetectorUnderTest], dict[int, str]]:
     """The detectors, and the classes of the data that all of them know: those are evaluated.
 
@@ -134,6 +135,7 @@ def load_detectors(
                 iou=iou,
                 max_detections=boxes,
                 device=machine.device,
+                trust=trust,
                 on_fetch=on_fetch,
             )
         stems = [Path(other or "").stem for other in weights]

@@ -168,6 +168,7 @@ def load_detector(
     classes: Sequence[int | str] | None = None,
     imgsz: int | None = None,
     device: str = "auto",
+    trust: bool = False,
     on_fetch: Progress | None = None,
 ) -> YoloDetector:
     """Load a detector.
@@ -176,6 +177,7 @@ def load_detector(
         weights: None for the embedded one; an Ultralytics model's name (`yolo11s`); a `.pt` or `.safetensors` file.
         classes: ids or names of the classes to look for.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+        trust: whether a `.pt` file may have any class and run any code.
         on_fetch: called with the bytes so far and in all of a download.
 
     The other arguments are `YoloDetector`'s.
@@ -187,7 +189,7 @@ def load_detector(
     """
     on = choose_device(device)
     path = find_detector(weights, on_fetch)
-    model = placed(load_model(path), on, path.stem)
+    model = placed(load_model(path, trust), on, path.stem)
     name = path.stem
     detector = YoloDetector(model, name, confidence, iou, max_detections, None, imgsz)
     if not classes:
