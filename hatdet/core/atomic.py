@@ -69,9 +69,10 @@ def _begun(path: Path) -> tuple[Path, BinaryIO]:
 def _sweep(folder: Path) -> None:
     """Remove the temporary files that nobody writes any more, the first time in this process."""
     with _SWEEPING:
-        if str(folder) in _SWEPT:
+        key = os.path.abspath(folder)  # noqa: PTH100 (no system call a part)
+        if key in _SWEPT:
             return
-        _SWEPT.add(str(folder))
+        _SWEPT.add(key)
         with os.scandir(folder) as entries:
             names = [entry.name for entry in entries if _TEMPORARY.fullmatch(entry.name)]
         for name in names:

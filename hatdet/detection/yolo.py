@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import hatdet.detection.ultralytics_setup  # noqa: F401 (before ultralytics)
 from hatdet.core.device import choose_device, placed
-from hatdet.core.errors import OptionsError
+from hatdet.core.errors import OptionsError, WeightsError
 from hatdet.core.fetch import Progress
 from hatdet.core.types import Detections, Image
 from hatdet.detection.weights import find_detector, load_model
@@ -125,6 +125,7 @@ class YoloDetector:
         with torch.no_grad():
             # Letterboxed where the image is: a canvas too large for the device may be on the host.
             predictions = self.model(letterbox.apply(image.pixels).to(self.device))
+            _check_finite(predictions, self.name)
             found = non_max_suppression(
                 predictions,
                 self.confidence,
@@ -196,6 +197,18 @@ def load_detector(
         return detector
     ids = [_class_id(wanted, detector.class_names) for wanted in classes]
     return YoloDetector(model, name, confidence, iou, max_detections, ids, imgsz)
+
+
+def _check_finite(predictions: Any, name: str) -> None:
+    """Non-maximum suppression takes boxes whose confidence is no number for none, so an image would seem empty.
+
+    Raises:
+        WeightsError: there are some.
+    """
+    while isinstance(predictions, tuple | list):  # after what is asked for come the features that it was made from
+        predictions = predictions[0]
+    if not predictions.sum().isfinite():
+        raise WeightsError(f"{name} gives values that are not finite")
 
 
 def _class_id(wanted: int | str, names: Mapping[int, str]) -> int:
