@@ -34,7 +34,6 @@ NAMED_ONLY_IN = {
     "cv2": {"imaging", "training", "cli"},
     "PIL": {"imaging"},
     "einops": {"blocks", "sr", "detection", "training"},
-    "pooch": {"core"},
     "requests": {"core"},
     "psutil": {"sr"},
     "pydantic": {"training"},

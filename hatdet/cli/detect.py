@@ -26,6 +26,7 @@ from hatdet.cli.options import (
     QuietOption,
     ScaleOption,
     TileOrAutoOption,
+    TrustOption,
     UpscalerOption,
     refuse_beside_engine,
     tile_or_auto,
@@ -132,6 +133,7 @@ def run(
     max_pixels: MaxPixelsOption = None,
     overwrite: OverwriteOption = False,
     on_error: OnErrorOption = "skip",
+    trust: TrustOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -155,7 +157,7 @@ def run(
 
         check_on_error(on_error)
         enlarging = Enlarging(upscaler, scale, tile_or_auto(tile), overlap, batch)
-        looking = Looking(weights, conf, iou, max_det, classes, imgsz)
+        looking = Looking(weights, conf, iou, max_det, classes, imgsz, trust)
         if save_sr and not upscale:
             raise OptionsError("--save-sr writes upscaled images: it needs --upscale")
         refuse_beside_engine(context, _DECIDED_BY_UPSCALER if upscale else _DECIDED_BY_CHAIN, engine)
@@ -205,8 +207,10 @@ class _Run:
             say_what_was_done(session, self.manifest, len(self.reports), len(jobs))
             try:
                 # Closed before the manifest is: what was begun to be written is put into it.
-                steps = closing(overlapped(left, self.read, self.detect, self.write))
-                with says_what_remains(session, left), steps as running:
+                with (
+                    says_what_remains(session, left) as stopping,
+                    closing(overlapped(left, self.read, self.detect, self.write, stopping)) as running,
+                ):
                     for job, finish in session.over(running, "detecting", len(left)):
                         line = ""
                         with session.one(job.source.path):

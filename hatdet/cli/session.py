@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-from hatdet.core.errors import DeviceError, HatdetError, InputError
+from hatdet.core.errors import DeviceError, HatdetError, InputError, WeightsError
 
 __all__ = ["Session", "guarded"]
 
@@ -55,7 +55,7 @@ def guarded(debug: bool) -> Iterator[None]:
 
 def _described(error: BaseException) -> str:
     text = " ".join(str(error).split())
-    return text if isinstance(error, HatdetError) else f"{type(error).__name__}: {text}"
+    return text if isinstance(error, HatdetError) else ": ".join(filter(None, (type(error).__name__, text)))
 
 
 def _complain(message: str, debug: bool) -> None:
@@ -152,21 +152,23 @@ class Session:
         """
         try:
             yield
-        except (InputError, DeviceError) as error:
-            self._failed(str(error))
+        except (InputError, DeviceError, WeightsError) as error:
+            self._failed(name, error)
         except HatdetError as error:
             if not self.done:
                 raise
-            self._failed(str(error))
+            self._failed(name, error)
         except Exception as error:
-            self._failed(f"{name}: {_described(error)}")
+            self._failed(name, error)
         else:
             self.done += 1
 
-    def _failed(self, message: str) -> None:
+    def _failed(self, name: object, error: Exception) -> None:
         self.failed += 1
         if self._debug:
             traceback.print_exc()
+        message = _described(error)
+        message = message if str(name) in message else f"{name}: {message}"
         self._errors.print(Text(f"error: {message}"))
 
     def finish(self, started: float, where: object) -> None:

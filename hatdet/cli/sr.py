@@ -106,7 +106,10 @@ def run(
             left = [job for job in jobs if overwrite or manifest.done(job[0].path, job[1]) is None]
             say_what_was_done(session, manifest, len(jobs) - len(left), len(jobs))
             # Closed before the manifest is: what was begun to be written is put into it.
-            with says_what_remains(session, left), closing(overlapped(left, read, upscaled, written)) as results:
+            with (
+                says_what_remains(session, left) as stopping,
+                closing(overlapped(left, read, upscaled, written, stopping)) as results,
+            ):
                 for (source, _), finish in session.over(results, "upscaling", len(left)):
                     line = ""
                     with session.one(source.path):

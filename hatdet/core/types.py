@@ -110,7 +110,8 @@ class Detections:
         keypoint_confidence: `(n, k)` float32 in [0, 1]. None where the detector says none.
 
     Raises:
-        ValueError: lengths that differ, boxes whose corners are swapped, a class without a name.
+        ValueError: lengths that differ, numbers that are not finite, boxes whose corners are swapped, a class without a
+            name.
     """
 
     xyxy: NDArray[np.float32]
@@ -127,6 +128,8 @@ class Detections:
         if self.xyxy.shape != (n, 4) or self.confidence.shape != (n,) or self.class_id.shape != (n,):
             shapes = self.xyxy.shape, self.confidence.shape, self.class_id.shape
             raise ValueError(f"xyxy, confidence and class_id must be (n, 4), (n,) and (n,), got {shapes}")
+        if not (np.isfinite(self.xyxy).all() and np.isfinite(self.confidence).all()):
+            raise ValueError("xyxy and confidence must be finite")
         if n and (self.xyxy[:, 2:] < self.xyxy[:, :2]).any():
             raise ValueError("xyxy must have x1 <= x2 and y1 <= y2")
         unnamed = sorted(set(self.class_id.tolist()) - set(self.class_names))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from hatdet.core.allocator import returned_zeros
 from hatdet.core.device import choose_device, choose_precision, is_out_of_memory, placed, release_memory
-from hatdet.core.errors import DeviceError, OptionsError
+from hatdet.core.errors import DeviceError, OptionsError, WeightsError
 from hatdet.core.types import Image, Upscaler
 from hatdet.imaging.resize import nearest, resize_bicubic
 from hatdet.sr.hat_arch import HAT
@@ -90,6 +90,7 @@ class HatUpscaler:
     Raises:
         OptionsError: a tile, overlap or batch that cannot be.
         DeviceError: too little memory for the smallest tile.
+        WeightsError: the network gives values that are not finite.
     """
 
     network: nn.Module
@@ -135,6 +136,10 @@ class HatUpscaler:
                         ) from error
                     log.warning("out of memory on %s with tiles of %d: going on with %d", self.device, used, smaller)
                     tile = smaller
+            if not pixels.sum().isfinite():  # one that is not finite, anywhere, makes the sum so
+                raise WeightsError(
+                    f"{self.name} gives values that are not finite for an image of {image.width}x{image.height}"
+                )
             # In place: a canvas may be most of the memory.
             pixels.clamp_(0, 1).mul_(image.levels).add_(0.5).floor_().div_(image.levels)
         return Image(pixels, image.scale * self.scale, image.bit_depth)

@@ -80,6 +80,9 @@ def test_more_that_cannot_be_is_refused(more, sentence):
     [
         (([[1, 2, 3, 4]], (0.5, 0.6)), "must be"),
         (([[3, 2, 1, 4]],), "x1 <= x2"),
+        (([[1, 2, 3, float("nan")]],), "must be finite"),
+        (([[1, 2, float("inf"), 4]],), "must be finite"),
+        (([[1, 2, 3, 4]], (float("nan"),)), "must be finite"),
         (([[1, 2, 3, 4]], (0.5,), (7,)), r"class ids must have a name, got \[7\]"),
     ],
 )
