@@ -8,13 +8,16 @@ the published Set5 files, which a plain float pipeline is not.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hatdet.core.types import Image
 
-__all__ = ["nearest", "reduced", "resize_bicubic"]
+__all__ = ["nearest", "reduced", "resize_bicubic", "resize_samples", "to_scale"]
 
 
 def resize_bicubic(image: Image, size_hw: tuple[int, int], scale: float) -> Image:
@@ -29,10 +32,24 @@ def resize_bicubic(image: Image, size_hw: tuple[int, int], scale: float) -> Imag
     out = torch.empty(3, *size_hw, device=pixels.device)
     for channel, result in zip(pixels, out, strict=True):  # one by one: float64 of a large canvas is a lot
         values = channel.double().mul_(image.levels).round_()
-        for axis, taps in ((0, rows), (1, columns)):
-            values = _resize_axis(values, axis, *taps).clamp_(0, image.levels).add_(0.5).floor_()
-        result.copy_(values).div_(image.levels)
+        result.copy_(_resize_levels(values, rows, columns, image.levels)).div_(image.levels)
     return Image(out.to(on_device), image.scale * scale, image.bit_depth)
+
+
+def resize_samples(
+    samples: NDArray[np.uint8 | np.uint16], size_hw: tuple[int, int], scale: float
+) -> NDArray[np.uint8 | np.uint16]:
+    """`resize_bicubic` of one channel as it is on disk. Shape: `(h, w)` to `size_hw`, of the same type."""
+    h, w = samples.shape
+    rows, columns = _taps(h, size_hw[0], scale), _taps(w, size_hw[1], scale)
+    values = torch.from_numpy(samples.astype(np.float64))
+    return _resize_levels(values, rows, columns, int(np.iinfo(samples.dtype).max)).numpy().astype(samples.dtype)
+
+
+def to_scale(image: Image, scale: float) -> Image:
+    """The image resized so that `scale` of its pixels make one source pixel; sides are rounded up, as in MATLAB."""
+    w, h = (math.ceil(round(side * scale, 6)) for side in image.source_size_wh)
+    return replace(resize_bicubic(image, (h, w), scale / image.scale), scale=scale)
 
 
 def nearest(image: Image, scale: int) -> Image:
@@ -55,6 +72,13 @@ def reduced(image: Image, factor: int) -> Image:
     cropped = Image(image.pixels[:, : h * factor, : w * factor], bit_depth=image.bit_depth)
     small = resize_bicubic(cropped, (h, w), 1 / factor)
     return Image(small.pixels, 1, small.bit_depth)
+
+
+def _resize_levels(values: Tensor, rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor], levels: int) -> Tensor:
+    """Whole numbers up to `levels`, as float64, resized to as many again. Shape: `(h, w)` to that of the taps."""
+    for axis, taps in ((0, rows), (1, columns)):
+        values = _resize_axis(values, axis, *taps).clamp_(0, levels).add_(0.5).floor_()
+    return values
 
 
 def _resize_axis(values: Tensor, axis: int, index: Tensor, weight: Tensor) -> Tensor:
