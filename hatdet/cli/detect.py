@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hatdet.cli.geojson import GeoJsonOption, write_geojson
 from hatdet.cli.options import (
     RESULTS,
     BatchOption,
@@ -133,6 +134,7 @@ def run(
             "--json", help="Write all boxes to this file; - is stdout.", metavar="FILE", rich_help_panel=_FILES
         ),
     ] = None,
+    geojson: GeoJsonOption = None,
     save_txt: Annotated[
         bool, typer.Option("--save-txt", help="Write labels/*.txt in YOLO's format.", rich_help_panel=_FILES)
     ] = False,
@@ -167,10 +169,14 @@ def run(
         from hatdet.detection.yolo import load_detector
         from hatdet.imaging.drawing import side_by_side, with_boxes
         from hatdet.imaging.files import MAX_PIXELS, read_image, to_array, write_array
+        from hatdet.imaging.map_coordinates import require_rasterio
         from hatdet.imaging.sample_photos import SAMPLE_REDUCTION, write_samples
         from hatdet.imaging.sources import check_results, find_sources, result_paths
         from hatdet.runs.manifest import Manifest, state_of
 
+        if geojson is not None:
+            require_rasterio()
+            writable_file(str(geojson), "--geojson")
         check_on_error(on_error)
         side = tile_or_auto(tile)
         if save_sr and not upscale:
@@ -185,6 +191,7 @@ def run(
         labels = result_paths(sources, output / "labels", ".txt")
         larger = result_paths(sources, output / "sr")
         results = [*pictures, *(labels if save_txt else ()), *(larger if save_sr else ())]
+        results += [geojson] if geojson is not None else []
         check_results(sources, results if json_file in (None, "-") else [*results, writable_file(json_file, "--json")])
         enlarge: Upscaler | None = None
         detector: Detector
@@ -253,8 +260,10 @@ def run(
             return [*([job[2]] if save_txt else []), *([job[3]] if save_sr else [])]
 
         def write_report() -> None:
+            images = [reports[source.path] for source in sources if source.path in reports]
+            if geojson is not None:
+                write_geojson(images, geojson, session)
             if json_file is not None:
-                images = [reports[source.path] for source in sources if source.path in reports]
                 header = {"schema": JSON_SCHEMA, "upscaler": upscaled_by, "detector": detector.name}
                 _write_json({**header, "images": images}, json_file, session)
 
