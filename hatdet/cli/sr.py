@@ -54,6 +54,7 @@ def run(
         float | None,
         typer.Option(
             help="How many times larger in the end: what --scale made is resized bicubically. 3.5, for example.",
+            metavar="N",
             rich_help_panel=_ENGINE,
             show_default="--scale",
         ),
