@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from hatdet.imaging.carried import Carried
     from hatdet.imaging.files import Pixels
     from hatdet.imaging.sources import Source
+    from hatdet.imaging.windows import Windows
+
+    # Pixels to write with what they carry, None where they are written; sizes before and after.
+    Larger = tuple[tuple[Pixels, Carried] | None, tuple[int, int], tuple[int, int]]
 
 __all__ = ["run"]
 
@@ -110,12 +114,13 @@ def run(
     from hatdet.cli.session import Session, guarded
 
     with guarded(debug), Session(quiet, debug) as session:
+        from hatdet.cli.huge import in_bands, read_or_open, upscale_to_tiff
         from hatdet.cli.overlap import overlapped
         from hatdet.cli.resumable import check_on_error, made_by, say_what_was_done, says_what_remains
         from hatdet.cli.weights import engine_with_progress, upscaler_with_progress
         from hatdet.core.errors import OptionsError
         from hatdet.imaging.encoding import checked_format
-        from hatdet.imaging.files import MAX_PIXELS, read_carried, to_array, write_carried
+        from hatdet.imaging.files import MAX_PIXELS, to_array, write_carried
         from hatdet.imaging.resize import to_scale
         from hatdet.imaging.sources import check_results, find_sources, result_paths
         from hatdet.runs.manifest import Manifest, state_of
@@ -141,25 +146,33 @@ def run(
         started = time.perf_counter()
         states: dict[Path, str] = {}
 
-        def read(job: tuple[Source, Path]) -> tuple[Image, Carried]:
-            states[job[0].path] = state_of(job[0].path)
-            return read_carried(job[0].path, max_pixels or MAX_PIXELS)
+        banded = kind.name == "TIFF" and outscale is None
 
-        def upscaled(_: tuple[Source, Path], found: tuple[Image, Carried]) -> tuple[str, Pixels, Carried]:
+        def read(job: tuple[Source, Path]) -> tuple[Image, Carried] | Windows:
+            states[job[0].path] = state_of(job[0].path)
+            return read_or_open(job[0].path, max_pixels or MAX_PIXELS, upscale, banded)
+
+        def upscaled(job: tuple[Source, Path], found: tuple[Image, Carried] | Windows) -> Larger:
+            """What is left to write, and both sizes."""
             session.begin()
+            huge = in_bands(found, upscale, banded)
+            if huge is not None:
+                return None, (huge.width, huge.height), upscale_to_tiff(upscale, huge, job[1])
+            assert isinstance(found, tuple)
             image, carried = found
             larger = upscale(image)
             if outscale is not None:
                 larger = to_scale(larger, outscale)
             # What is kept until it is written is the array: a quarter of the canvas.
             kept = carried.enlarged((larger.height, larger.width), larger.scale)
-            return f"{image.width}x{image.height}", to_array(larger), kept
+            return (to_array(larger), kept), (image.width, image.height), (larger.width, larger.height)
 
-        def written(job: tuple[Source, Path], found: tuple[str, Pixels, Carried]) -> str:
-            (source, target), (size, larger, carried) = job, found
-            write_carried(larger, carried, target, kind, quality, of=source.path)
+        def written(job: tuple[Source, Path], made: Larger) -> str:
+            (source, target), (to_write, size, larger_size) = job, made
+            if to_write is not None:
+                write_carried(*to_write, target, kind, quality, of=source.path)
             manifest.put(source.path, states.pop(source.path), target)
-            return f"{source.path} -> {target} ({size} -> {larger.shape[1]}x{larger.shape[0]})"
+            return f"{source.path} -> {target} ({'x'.join(map(str, size))} -> {'x'.join(map(str, larger_size))})"
 
         jobs = list(zip(sources, targets, strict=True))
         with Manifest(output, settings) as manifest:

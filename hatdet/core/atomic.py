@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 from hatdet.core.errors import OptionsError
 
-__all__ = ["write_bytes", "write_text"]
+__all__ = ["new_file", "write_bytes", "write_text"]
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
@@ -23,6 +24,25 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:
             file.write(content)
+        temporary.replace(path)
+    except OSError as error:
+        raise OptionsError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """A temporary name beside the target, for a file that is too large to be written at once; renamed in the end.
+
+    Raises:
+        OptionsError: the place cannot be written.
+    """
+    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
         temporary.replace(path)
     except OSError as error:
         raise OptionsError(f"{path} cannot be written: {error.strerror or error}") from error

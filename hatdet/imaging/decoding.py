@@ -11,7 +11,8 @@ import io
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
@@ -24,7 +25,7 @@ from hatdet.imaging.carried import ORIENTATION, Carried, kept_exif
 from hatdet.imaging.geo_tags import GeoTags
 from hatdet.imaging.tiff import Tiff, quiet_opencv
 
-__all__ = ["FORMATS", "Samples", "bits_of", "decode", "decode_tiff", "opened_picture"]
+__all__ = ["FORMATS", "Samples", "bits_of", "decode", "decode_tiff", "opened_file", "opened_picture"]
 
 FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP", "JPEG2000", "AVIF")  # no PostScript: a picture runs no program
 _BITS_PER_SAMPLE = 258
@@ -40,15 +41,20 @@ class Samples:
     carried: Carried
 
 
+def opened_picture(data: bytes) -> contextlib.AbstractContextManager[PIL.Image.Image]:
+    """The picture in these bytes, of which the header has been read."""
+    return opened_file(io.BytesIO(data))
+
+
 @contextlib.contextmanager
-def opened_picture(data: bytes) -> Iterator[PIL.Image.Image]:
-    """The file, of which the header has been read. Pillow's own limit of pixels is one for the whole process."""
+def opened_file(file: Path | BinaryIO) -> Iterator[PIL.Image.Image]:
+    """A file, of which the header has been read. Pillow's own limit of pixels is one for the whole process."""
     PIL.Image.init()  # formats named to open() must have been loaded
     there = [name for name in FORMATS if name in PIL.Image.OPEN]  # AVIF is not in every Pillow
     with _PILLOWS_LIMIT:
         kept, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None
         try:
-            opened = PIL.Image.open(io.BytesIO(data), formats=there)
+            opened = PIL.Image.open(file, formats=there)
         finally:
             PIL.Image.MAX_IMAGE_PIXELS = kept
     with opened:

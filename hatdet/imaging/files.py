@@ -28,6 +28,7 @@ __all__ = [
     "Pixels",
     "check_size",
     "eight_bits",
+    "image_of",
     "read_carried",
     "read_image",
     "say_what_is_left_out",
@@ -72,7 +73,7 @@ def read_carried(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[Image,
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's remarks on odd but readable files
         samples = _from_tiff(path, data, max_pixels) or _from_picture(path, data, max_pixels)
-    return _image_of(samples.rgb), samples.carried
+    return image_of(samples.rgb), samples.carried
 
 
 def _from_tiff(path: Path, data: bytes, max_pixels: int) -> Samples | None:
@@ -125,7 +126,8 @@ def say_what_is_left_out(path: Path, tiff: Tiff) -> None:
         log.warning("%s: %d channels beyond %s are left out", path, tiff.left_out, kept)
 
 
-def _image_of(rgb: Pixels) -> Image:
+def image_of(rgb: Pixels) -> Image:
+    """An image of `(h, w, 3)` RGB."""
     depth = 16 if rgb.dtype == np.uint16 else 8
     # By NumPy: it is read beside a network, whose threads would have to share their processors with PyTorch's here.
     values = np.empty((3, *rgb.shape[:2]), np.float32)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -17,7 +18,9 @@ from torch import Tensor
 
 from hatdet.core.types import Image
 
-__all__ = ["nearest", "reduced", "resize_bicubic", "resize_samples", "to_scale"]
+__all__ = ["WindowedBicubic", "nearest", "reduced", "resize_bicubic", "resize_samples", "to_scale"]
+
+Window: TypeAlias = tuple[int, int, int, int]  # top, bottom, left, right: the pixels [top, bottom) x [left, right)
 
 
 def resize_bicubic(image: Image, size_hw: tuple[int, int], scale: float) -> Image:
@@ -44,6 +47,44 @@ def resize_samples(
     rows, columns = _taps(h, size_hw[0], scale), _taps(w, size_hw[1], scale)
     values = torch.from_numpy(samples.astype(np.float64))
     return _resize_levels(values, rows, columns, int(np.iinfo(samples.dtype).max)).numpy().astype(samples.dtype)
+
+
+class WindowedBicubic:
+    """`resize_bicubic` of parts of an image, from no more of it than they need; equal bit for bit to the whole.
+
+    Args:
+        size_hw: of the image.
+        scale: how many times larger, along each side.
+    """
+
+    def __init__(self, size_hw: tuple[int, int], scale: int) -> None:
+        self._axes = tuple(_taps(side, side * scale, scale) for side in size_hw)
+
+    def needed(self, window: Window) -> Window:
+        """The part of the image that a part of the result is made from."""
+        (top, bottom), (left, right) = (
+            (int(used.min()), int(used.max()) + 1)
+            for used in (index[first:last] for (index, _), first, last in self._along(window))
+        )
+        return top, bottom, left, right
+
+    def resize(self, samples: NDArray[Any], window: Window) -> NDArray[Any]:
+        """A part of the result. Shape: `(h, w, n)`, the part of the image that is needed, to `(h, w, n)`."""
+        starts = self.needed(window)[::2]
+        rows, columns = (
+            (index[first:last] - start, weight[first:last])
+            for ((index, weight), first, last), start in zip(self._along(window), starts, strict=True)
+        )
+        levels = int(np.iinfo(samples.dtype).max)
+        out = np.empty((len(rows[0]), len(columns[0]), samples.shape[2]), samples.dtype)
+        for channel in range(samples.shape[2]):
+            values = torch.from_numpy(samples[..., channel].astype(np.float64))
+            out[..., channel] = _resize_levels(values, rows, columns, levels).numpy()
+        return out
+
+    def _along(self, window: Window) -> tuple[tuple[tuple[Tensor, Tensor], int, int], ...]:
+        top, bottom, left, right = window
+        return (self._axes[0], top, bottom), (self._axes[1], left, right)
 
 
 def to_scale(image: Image, scale: float) -> Image:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import logging
 import struct
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -16,7 +19,12 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from hatdet.imaging.carried import EXIF_IFD, GPS_IFD, Carried
 from hatdet.imaging.geo_tags import GEO_DOUBLES, GEO_KEYS, GEO_TEXTS, NO_DATA
 
-__all__ = ["tiff_bytes", "tiff_settings"]
+__all__ = ["tiff_bytes", "write_tiff_bands"]
+
+log = logging.getLogger(__name__)
+
+SIDE = 256  # of the tiles of a file that is written in bands
+LARGEST_CLASSIC = 2**31  # bytes of samples: beyond it the file is BigTIFF
 
 ASCII, SHORT, LONG, DOUBLE = 2, 3, 4, 12
 _TEXTS = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x013C, 0x8298)  # EXIF's that are text in any TIFF
@@ -30,16 +38,78 @@ def tiff_bytes(samples: NDArray[np.uint8 | np.uint16], carried: Carried) -> byte
     """A whole file. `samples` are `(h, w)` grey or `(h, w, n)`: grey or RGB, then alpha where `carried` has some."""
     file = io.BytesIO()
     channels = 1 if samples.ndim == 2 else samples.shape[2]
-    big = samples.nbytes > 2**31
-    settings = tiff_settings(channels, replace(carried, exif=None) if big else carried)
-    with tifffile.TiffWriter(file, bigtiff=big, byteorder="<") as writer:
-        writer.write(samples, **settings)
-    if carried.exif is not None and not big:
-        _add_directories(file, carried.exif)
+    kept = _fitting(carried, samples.nbytes)
+    with tifffile.TiffWriter(file, bigtiff=samples.nbytes > LARGEST_CLASSIC, byteorder="<") as writer:
+        writer.write(samples, **_settings(channels, kept, carried.alpha is not None))
+    if kept.exif is not None:
+        _add_directories(file, kept.exif)
     return file.getvalue()
 
 
-def tiff_settings(channels: int, carried: Carried) -> dict[str, Any]:
+def write_tiff_bands(
+    path: Path, bands: Iterable[NDArray[Any]], shape: tuple[int, int, int], bits: int, carried: Carried, alpha: bool
+) -> None:
+    """Write an image from top to bottom, in tiles; no more of it is in memory than a band and a row of tiles.
+
+    Args:
+        path: of the file.
+        bands: `(rows, width, channels)`, together all rows.
+        shape: height, width and channels of the image.
+        bits: of a sample, 8 or 16.
+        carried: what goes with it; its alpha is in the bands.
+        alpha: whether the last channel is alpha.
+    """
+    height, width, channels = shape
+    count = height * width * channels * bits // 8
+    kept = _fitting(carried, count)
+    with tifffile.TiffWriter(path, bigtiff=count > LARGEST_CLASSIC, byteorder="<") as writer:
+        writer.write(
+            _tiles(bands, channels),
+            shape=shape if channels > 1 else shape[:2],
+            dtype=f"u{bits // 8}",
+            tile=(SIDE, SIDE),
+            maxworkers=1,  # more of them read far ahead, and the bands would be in memory after all
+            **_settings(channels, kept, alpha),
+        )
+    if kept.exif is not None:
+        with path.open("r+b") as file:
+            _add_directories(file, kept.exif)
+
+
+def _tiles(bands: Iterable[NDArray[Any]], channels: int) -> Iterator[NDArray[Any]]:
+    """Bands of any heights to tiles, row by row; those at the right and the bottom are filled up with zeros."""
+    waiting: list[NDArray[Any]] = []
+    rows = 0
+    for band in bands:
+        waiting.append(band)
+        rows += band.shape[0]
+        if rows >= SIDE:
+            together = waiting[0] if len(waiting) == 1 else np.concatenate(waiting)
+            whole = rows - rows % SIDE
+            yield from _cut(together[:whole], channels)
+            waiting, rows = [together[whole:].copy()] if rows > whole else [], rows - whole
+    if rows:
+        yield from _cut(np.concatenate(waiting), channels)
+
+
+def _cut(band: NDArray[Any], channels: int) -> Iterator[NDArray[Any]]:
+    for top in range(0, band.shape[0], SIDE):
+        for left in range(0, band.shape[1], SIDE):
+            tile = band[top : top + SIDE, left : left + SIDE]
+            missing = [(0, SIDE - side) for side in tile.shape[:2]]
+            filled = np.pad(tile, [*missing, (0, 0)])
+            yield filled if channels > 1 else filled[..., 0]
+
+
+def _fitting(carried: Carried, count: int) -> Carried:
+    """What a file of so many bytes of samples keeps."""
+    if carried.exif is None or count <= LARGEST_CLASSIC:
+        return carried
+    log.warning("EXIF is lost in a BigTIFF, which a picture of %.1f GiB has to be", count / 2**30)
+    return replace(carried, exif=None)
+
+
+def _settings(channels: int, carried: Carried, alpha: bool) -> dict[str, Any]:
     """How tifffile is to write an image of so many channels, colours and alpha. Directories of EXIF have stand-ins."""
     exif = PIL.Image.Exif()
     exif.load(carried.exif or b"")
@@ -53,7 +123,7 @@ def tiff_settings(channels: int, carried: Carried) -> dict[str, Any]:
         **density,
         "photometric": "minisblack" if carried.grey else "rgb",
         "planarconfig": "contig" if channels > 1 else None,
-        "extrasamples": ["unassalpha"] if carried.alpha is not None else None,
+        "extrasamples": ["unassalpha"] if alpha else None,
         "compression": "zlib",
         "predictor": True,
         "metadata": None,

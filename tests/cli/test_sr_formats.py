@@ -128,3 +128,32 @@ def test_a_place_on_the_map_is_kept_in_a_tiff(here):
         assert np.array_equal(page.asarray(), expected)
     lost = sr("in", "-o", "png", "--upscaler", "bicubic", "--scale", 4)
     assert "in/a.tif: the place on the map lost in a file of the kind PNG" in lost.stderr
+
+
+@pytest.mark.parametrize("suffix", ["tif", "png"])
+def test_a_canvas_over_the_budget_is_written_in_bands_and_is_the_same(here, monkeypatch, suffix):
+    samples = np.random.default_rng(0).integers(0, 256, (90, 70, 4)).astype(np.uint8)
+    carried = Carried(alpha=np.ascontiguousarray(samples[..., 3]))
+    write_carried(samples[..., :3], carried, Path(f"in/a.{suffix}"), FORMATS[suffix])
+    command = ("in", "--upscaler", "tiny.pth", "--scale", 2, "--format", "tiff", "--tile", 32)
+    whole = sr(*command, "-o", "whole")
+    monkeypatch.setattr("hatdet.sr.upscalers.CANVAS_BUDGET", 1000)
+    banded = sr(*command, "-o", "banded")
+    assert banded.stdout == whole.stdout.replace("whole", "banded")
+    with tifffile.TiffFile("whole/a.tiff") as before, tifffile.TiffFile("banded/a.tiff") as after:
+        assert (before.pages[0].is_tiled, after.pages[0].is_tiled) == (False, True)
+        assert np.array_equal(before.asarray(), after.asarray())
+    assert sr(*command, "-o", "banded").stdout == ""  # done
+    assert sorted(path.name for path in Path("banded").iterdir()) == [".hatdet", "a.tiff"]
+
+
+def test_a_file_that_breaks_off_in_bands_leaves_nothing(here, monkeypatch):
+    samples = np.random.default_rng(0).integers(0, 256, (400, 70, 3)).astype(np.uint8)
+    tifffile.imwrite("in/a.tif", samples, photometric="rgb", metadata=None)
+    Path("in/a.tif").write_bytes(Path("in/a.tif").read_bytes()[:50_000])
+    monkeypatch.setattr("hatdet.sr.upscalers.CANVAS_BUDGET", 1000)
+    done = sr("in", "-o", "out", "--upscaler", "bicubic", "--scale", 2, "--format", "tiff")
+    assert done.exit_code == 1
+    assert "error: in/a.tif is damaged: the file ends early" in done.stderr
+    assert not list(Path("out").glob("[!.]*"))
+    assert not list(Path("out").glob(".*.part"))
