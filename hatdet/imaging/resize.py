@@ -35,7 +35,9 @@ def resize_bicubic(image: Image, size_hw: tuple[int, int], scale: float) -> Imag
     out = torch.empty(3, *size_hw, device=pixels.device)
     for channel, result in zip(pixels, out, strict=True):  # one by one: float64 of a large canvas is a lot
         values = channel.double().mul_(image.levels).round_()
-        result.copy_(_resize_levels(values, rows, columns, image.levels)).div_(image.levels)
+        for axis, taps in ((0, rows), (1, columns)):
+            values = _resize_axis(values, axis, *taps).clamp_(0, image.levels).add_(0.5).floor_()
+        result.copy_(values).div_(image.levels)
     return Image(out.to(on_device), image.scale * scale, image.bit_depth)
 
 
@@ -44,9 +46,7 @@ def resize_samples(
 ) -> NDArray[np.uint8 | np.uint16]:
     """`resize_bicubic` of one channel as it is on disk. Shape: `(h, w)` to `size_hw`, of the same type."""
     h, w = samples.shape
-    rows, columns = _taps(h, size_hw[0], scale), _taps(w, size_hw[1], scale)
-    values = torch.from_numpy(samples.astype(np.float64))
-    return _resize_levels(values, rows, columns, int(np.iinfo(samples.dtype).max)).numpy().astype(samples.dtype)
+    return _resize_in_numpy(samples[..., None], _taps(h, size_hw[0], scale), _taps(w, size_hw[1], scale))[..., 0]
 
 
 class WindowedBicubic:
@@ -75,12 +75,7 @@ class WindowedBicubic:
             (index[first:last] - start, weight[first:last])
             for ((index, weight), first, last), start in zip(self._along(window), starts, strict=True)
         )
-        levels = int(np.iinfo(samples.dtype).max)
-        out = np.empty((len(rows[0]), len(columns[0]), samples.shape[2]), samples.dtype)
-        for channel in range(samples.shape[2]):
-            values = torch.from_numpy(samples[..., channel].astype(np.float64))
-            out[..., channel] = _resize_levels(values, rows, columns, levels).numpy()
-        return out
+        return _resize_in_numpy(samples, rows, columns)
 
     def _along(self, window: Window) -> tuple[tuple[tuple[Tensor, Tensor], int, int], ...]:
         top, bottom, left, right = window
@@ -115,11 +110,23 @@ def reduced(image: Image, factor: int) -> Image:
     return Image(small.pixels, 1, small.bit_depth)
 
 
-def _resize_levels(values: Tensor, rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor], levels: int) -> Tensor:
-    """Whole numbers up to `levels`, as float64, resized to as many again. Shape: `(h, w)` to that of the taps."""
-    for axis, taps in ((0, rows), (1, columns)):
-        values = _resize_axis(values, axis, *taps).clamp_(0, levels).add_(0.5).floor_()
-    return values
+def _resize_in_numpy(
+    samples: NDArray[Any], rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor]
+) -> NDArray[Any]:
+    """`resize_bicubic` of samples as they are on disk, in one thread: small parts are not worth more, which would wait
+    for each other. Shape: `(h, w, n)` to `(rows, columns, n)`, of the same type.
+    """
+    values, levels = samples.astype(np.float64), np.iinfo(samples.dtype).max
+    for axis, (index, weight) in ((0, rows), (1, columns)):
+        shape = (-1, 1, 1) if axis == 0 else (1, -1, 1)
+        out = None
+        for tap in range(index.shape[1]):
+            taken = values.take(index[:, tap].numpy(), axis)
+            taken *= weight[:, tap].numpy().reshape(shape)
+            out = taken if out is None else np.add(out, taken, out=out)
+        assert out is not None
+        values = np.floor(np.clip(out, 0, levels, out=out) + 0.5)
+    return values.astype(samples.dtype)
 
 
 def _resize_axis(values: Tensor, axis: int, index: Tensor, weight: Tensor) -> Tensor:

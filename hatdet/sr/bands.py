@@ -35,7 +35,7 @@ from hatdet.sr.upscalers import (
 __all__ = ["enlarged_bands", "needs_bands"]
 
 BAND = 256  # rows of a result that interpolation makes at once, and columns of a part of them
-WIDE = 1024
+WIDE = 512
 
 Block: TypeAlias = tuple[Window, NDArray[Any]]  # part of the result, and its (h, w, 3) samples
 
