@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +84,11 @@ def peak_of(command: list[str]) -> tuple[float, float]:
 
 
 def peaks_of_sr(folder: Path, upscaler: str, sides: list[int]) -> dict[int, tuple[float, float]]:
-    """The peak and the seconds of `hatdet sr` by the side of the image."""
+    """The peak and the seconds of `hatdet sr` by the side of the image; `tiny` is a HAT without training."""
     peaks = {}
+    if upscaler == "tiny":
+        write_tiny_hat(folder / "tiny.pth")
+        upscaler = str(folder / "tiny.pth")
     for side in sides:
         source, out = folder / f"{side}.tif", folder / "out"
         if not source.exists():
@@ -96,11 +101,63 @@ def peaks_of_sr(folder: Path, upscaler: str, sides: list[int]) -> dict[int, tupl
     return peaks
 
 
+@dataclass(frozen=True)
+class Region:
+    """What came of an image of 30,000².
+
+    Attributes:
+        side: of the image, in pixels.
+        window: the shape of a part that was read.
+        classes: of the objects found in a region of it.
+        off_px: how far the box of the bus is from where it is, at most, in pixels of the image.
+        grown_mib: by how much the peak memory of this process grew with opening, reading and detecting.
+    """
+
+    side: int
+    window: tuple[int, ...]
+    classes: list[str]
+    off_px: float
+    grown_mib: float
+
+
+def window_of_30000(folder: Path) -> Region:
+    """A grey image of 30,000² with the photo of a bus, reduced four times, far from its corners: looked at there."""
+    from hatdet.detection.chain import Upscaled
+    from hatdet.detection.windows import detect_in_windows
+    from hatdet.detection.yolo import load_detector
+    from hatdet.imaging.files import read_image, to_array
+    from hatdet.imaging.resize import reduced
+    from hatdet.imaging.sample_photos import sample_photos
+    from hatdet.imaging.windows import open_windows
+    from hatdet.sr.upscalers import load_upscaler
+
+    side, bus = 30_000, np.array([22, 229, 807, 733]) / 4  # in the photo's own pixels, by hand
+    photo = np.full((2 * SIDE, SIDE, 3), 128, np.uint8)
+    small = to_array(reduced(read_image(sample_photos()[0]), 4))
+    photo[: small.shape[0], : small.shape[1]] = small
+    row, column = 80, 90
+    write_mosaic(folder / "30000.tif", side, {(row + i, column): photo[i * SIDE :][:SIDE] for i in range(2)})
+    chain = Upscaled(load_upscaler("hat-xs", 4, device="cpu"), load_detector(device="cpu"))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    source = open_windows(folder / "30000.tif", max_pixels=side**2)
+    assert source is not None
+    window = source.read(20_000, 20_640, 10_000, 10_640)
+    x, y = column * SIDE, row * SIDE
+    region = (x - 40, y - 30, x + 280, y + 310)
+    found = list(detect_in_windows(source.image, (side, side), chain, 240, region=region))
+    source.close()
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    boxes = [one.xyxy for one in found if one.class_name == "bus"]
+    off = min((float(np.abs(np.array(box) - [x, y, x, y] - bus).max()) for box in boxes), default=float("inf"))
+    return Region(side, window.shape, [one.class_name for one in found], off, grown / 1024)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--sides", type=int, nargs="+", default=[2000, 6000], help="of the images of sr, in pixels")
     parser.add_argument("--upscaler", nargs="+", default=["bicubic", "tiny"], help="bicubic, nearest, tiny, or others")
+    parser.add_argument("--no-window", action="store_true", help="leave out the window of an image of 30,000²")
     parser.add_argument("--work", type=Path, help="folder for the files (default: a temporary one)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.work) as name:
@@ -108,16 +165,20 @@ def main() -> None:
         print(f"| `hatdet sr` x{SCALE} | image | written | peak memory, MiB | against the first | seconds |")
         print("|---|--:|--:|--:|--:|--:|")
         for upscaler in arguments.upscaler:
-            weights = upscaler
-            if upscaler == "tiny":
-                write_tiny_hat(folder / "tiny.pth")
-                weights = str(folder / "tiny.pth")
-            peaks = peaks_of_sr(folder, weights, arguments.sides)
+            peaks = peaks_of_sr(folder, upscaler, arguments.sides)
             first = peaks[arguments.sides[0]][0]
             for side, (peak, seconds) in peaks.items():
                 sizes = f"{side}x{side} | {side * SCALE}x{side * SCALE}"
                 label = "a tiny HAT" if upscaler == "tiny" else upscaler
                 print(f"| {label} | {sizes} | {peak:.0f} | {peak / first - 1:+.1%} | {seconds:.0f} |", flush=True)
+        if not arguments.no_window:
+            found = window_of_30000(folder)
+            print()
+            print("| image | window read | found in a region of 320x340 (HAT-XS x4, windows of 240) | memory, + MiB |")
+            print("|---|---|---|--:|")
+            window = "x".join(map(str, found.window[:2]))
+            classes = ", ".join(found.classes)
+            print(f"| {found.side}x{found.side} TIFF | {window} | {classes} | {found.grown_mib:.0f} |")
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from hatdet.core.types import Detections, Detector, Image, Upscaler
     from hatdet.imaging.files import Pixels
     from hatdet.imaging.sources import Source
+    from hatdet.imaging.windows import Windows
 
     Job = tuple[Source, Path, Path, Path]  # and where its picture, its labels and its upscaled image go
 
@@ -62,24 +63,28 @@ class _Found:
     """What there is to write of one image: no tensor of it is kept until then.
 
     Attributes:
-        source: the image, `(h, w, 3)`.
+        source: the image, `(h, w, 3)`; of a huge one a small picture.
         seen: what the detector saw; None where that was the image itself.
         detections: in source coordinates.
         milliseconds: of each step; None for one that was not taken.
+        shown: pixels of `source` for each of the image's.
+        size_wh: of the image, where that is not `source`.
     """
 
     source: Pixels
     seen: Pixels | None
     detections: Detections
     milliseconds: Mapping[str, float | None]
+    shown: float = 1
+    size_wh: tuple[int, int] | None = None
 
     @property
     def width(self) -> int:
-        return int(self.source.shape[1])
+        return self.size_wh[0] if self.size_wh is not None else int(self.source.shape[1])
 
     @property
     def height(self) -> int:
-        return int(self.source.shape[0])
+        return self.size_wh[1] if self.size_wh is not None else int(self.source.shape[0])
 
 
 def run(
@@ -161,14 +166,16 @@ def run(
     from hatdet.cli.session import Session, guarded
 
     with guarded(debug), Session(quiet, debug) as session:
+        from hatdet.cli.huge import look_in_windows, open_or_read
         from hatdet.cli.overlap import overlapped
         from hatdet.cli.resumable import check_on_error, detected_by, made_by, say_what_was_done, says_what_remains
         from hatdet.cli.weights import download_progress, engine_with_progress, upscaler_with_progress
         from hatdet.core.errors import InputError, OptionsError
+        from hatdet.core.types import Image
         from hatdet.detection.chain import run_chain
         from hatdet.detection.yolo import load_detector
         from hatdet.imaging.drawing import side_by_side, with_boxes
-        from hatdet.imaging.files import MAX_PIXELS, read_image, to_array, write_array
+        from hatdet.imaging.files import MAX_PIXELS, to_array, write_array
         from hatdet.imaging.map_coordinates import require_rasterio
         from hatdet.imaging.sample_photos import SAMPLE_REDUCTION, write_samples
         from hatdet.imaging.sources import check_results, find_sources, result_paths
@@ -222,15 +229,25 @@ def run(
         reports: dict[Path, Any] = {}  # of this run, and of those before it
         states: dict[Path, str] = {}
 
-        def read(job: Job) -> tuple[Image, float]:
+        def read(job: Job) -> tuple[Image | Windows, float]:
             states[job[0].path] = state_of(job[0].path)
             began = time.perf_counter()
-            image = read_image(job[0].path, max_pixels or MAX_PIXELS)
+            image = open_or_read(job[0].path, max_pixels or MAX_PIXELS, enlarge)
             return image, (time.perf_counter() - began) * 1e3
 
-        def detected(job: Job, image_and_time: tuple[Image, float]) -> _Found:
+        def detected(job: Job, image_and_time: tuple[Image | Windows, float]) -> _Found:
             session.begin()
             image, read_ms = image_and_time
+            if not isinstance(image, Image):
+                assert enlarge is not None
+                if save_sr:
+                    image.close()
+                    raise InputError(f"{job[0].path} is too large for --save-sr: `hatdet sr --format tiff` writes it")
+                began = time.perf_counter()
+                found, picture, shown = look_in_windows(image, enlarge, detector, session.part_done)
+                both = (time.perf_counter() - began) * 1e3  # one window after another: not told apart
+                took = {"read": read_ms, "upscale": None, "detect": both}
+                return _Found(picture, None, found, took, shown, (image.width, image.height))
             try:
                 result = run_chain(image, enlarge, detector)
             except InputError as error:
@@ -243,7 +260,7 @@ def run(
         def written(job: Job, found: _Found) -> str:
             source, picture, label, sr_file = job
             if found.seen is None:
-                drawn = with_boxes(found.source, found.detections)
+                drawn = with_boxes(found.source, found.detections, found.shown)
             else:
                 drawn = side_by_side(found.source, found.seen, found.detections, upscaled_by or "")
             if save_sr and found.seen is not None:

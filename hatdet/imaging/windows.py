@@ -18,7 +18,9 @@ from hatdet.imaging.decoding import opened_file
 from hatdet.imaging.files import MAX_PIXELS, check_size, image_of, say_what_is_left_out, to_array
 from hatdet.imaging.tiff import TIFF_MAGIC, open_tiff
 
-__all__ = ["Windows", "held", "open_windows"]
+__all__ = ["Windows", "held", "open_windows", "overview"]
+
+OVERVIEW = 2048  # pixels of its long side, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,3 +114,16 @@ def held(image: Image, carried: Carried) -> Windows:
 
     rest, has_alpha = replace(carried, alpha=None), carried.alpha is not None
     return Windows(image.height, image.width, image.bit_depth, rest, has_alpha, read, lambda: None)
+
+
+def overview(source: Windows) -> tuple[NDArray[np.uint8], float]:
+    """A small picture of all of an image, `(h, w, 3)` in 8 bits, and its pixels for each of the image's."""
+    factor = max(1, -(-max(source.height, source.width) // OVERVIEW))
+    h, w = max(1, source.height // factor), max(1, source.width // factor)
+    picture = np.empty((h, w, 3), np.uint8)
+    across = min(w * factor, source.width)
+    for row in range(h):
+        samples = source.read(row * factor, min((row + 1) * factor, source.height), 0, across)
+        means = colours(samples, source.has_alpha).reshape(len(samples), w, -1, 3).mean((0, 2))
+        picture[row] = means / (257 if source.bit_depth == 16 else 1)
+    return picture, 1 / factor

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hatdet.core.errors import DeviceError
+from hatdet.core.errors import DeviceError, WeightsError
 from hatdet.core.types import Upscaler
 from hatdet.imaging.encoding import grey_of
 from hatdet.imaging.resize import Window, WindowedBicubic
@@ -53,6 +53,7 @@ def enlarged_bands(upscaler: Upscaler, source: Windows) -> Iterator[NDArray[Any]
 
     Raises:
         InputError: the file is damaged. DeviceError: too little memory.
+        WeightsError: the network gives values that are not finite.
         ValueError: an upscaler of another kind.
     """
     width = source.width * upscaler.scale
@@ -158,6 +159,10 @@ def _blended(upscaler: HatUpscaler, source: Windows, tile: int) -> Iterator[Bloc
         sums[:, :from_above, from_left:] = below[:, :from_above, left + from_left : left + width]
         sums[:, :, :from_left] = beside[:, :, :from_left]
         sums += result
+        if not sums.sum().isfinite():  # one that is not finite, anywhere, makes the sum so
+            raise WeightsError(
+                f"{upscaler.name} gives values that are not finite for an image of {source.width}x{source.height}"
+            )
         beside = sums[:, :, right - left :].clone()
         # Columns that no later tile of this row asks for: those of the next row find their sums there.
         below[:, : height - bottom + top, left:right] = sums[:, bottom - top :, : right - left]

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hatdet.core.errors import DeviceError, InputError
+from hatdet.core.errors import DeviceError, InputError, WeightsError
 from hatdet.core.types import Image, Upscaler
 from hatdet.imaging.carried import Carried
 from hatdet.imaging.encoding import FORMATS, samples_of
@@ -190,6 +190,15 @@ def test_out_of_memory_at_first_halves_the_tile_and_later_ends_the_picture(caplo
     # A call is tried a second time.
     with pytest.raises(DeviceError, match="in the middle of a picture, with tiles of 128: give a smaller --tile"):
         banded(HatUpscaler(Full({8, 9}), 2, "full", **settings), held(image, Carried()))
+
+
+def test_values_that_are_not_finite_are_an_error():
+    network = Local(2)
+    with torch.no_grad():
+        network.convolution.bias[0] = torch.nan
+    upscaler = HatUpscaler(network, 2, "broken", window=8, tile=32, overlap=8)
+    with pytest.raises(WeightsError, match="broken gives values that are not finite for an image of 50x40"):
+        banded(upscaler, held(random_image(40, 50), Carried()))
 
 
 def test_a_canvas_over_the_budget_needs_bands():
