@@ -33,6 +33,8 @@ NAMED_ONLY_IN = {
     "rich": {"cli"},
     "cv2": {"imaging", "training", "cli"},
     "PIL": {"imaging"},
+    "tifffile": {"imaging"},
+    "rasterio": {"imaging"},
     "einops": {"blocks", "sr", "detection", "training"},
     "requests": {"core"},
     "psutil": {"sr"},

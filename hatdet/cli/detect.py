@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hatdet.cli.geojson import GeoJsonOption
 from hatdet.cli.options import (
     RESULTS,
     BatchOption,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from hatdet.cli.session import Session
     from hatdet.core.types import Image
     from hatdet.imaging.sources import Source
+    from hatdet.imaging.windows import Windows
 
 __all__ = ["run"]
 
@@ -104,6 +106,7 @@ def run(
             "--json", help="Write all boxes to this file; - is stdout.", metavar="FILE", rich_help_panel=_FILES
         ),
     ] = None,
+    geojson: GeoJsonOption = None,
     save_txt: Annotated[
         bool, typer.Option("--save-txt", help="Write labels/*.txt in Ultralytics' format.", rich_help_panel=_FILES)
     ] = False,
@@ -154,7 +157,10 @@ def run(
         from hatdet.cli.resumable import check_on_error
         from hatdet.core.errors import OptionsError
         from hatdet.imaging.files import MAX_PIXELS
+        from hatdet.imaging.map_coordinates import require_rasterio
 
+        if geojson is not None:
+            require_rasterio()
         check_on_error(on_error)
         enlarging = Enlarging(upscaler, scale, tile_or_auto(tile), overlap, batch)
         looking = Looking(weights, conf, iou, max_det, classes, imgsz, trust)
@@ -162,7 +168,7 @@ def run(
             raise OptionsError("--save-sr writes upscaled images: it needs --upscale")
         refuse_beside_engine(context, _DECIDED_BY_UPSCALER if upscale else _DECIDED_BY_CHAIN, engine)
         sources = _sources(session, inputs, output)
-        files = ReportFiles(json_file, coco, csv)
+        files = ReportFiles(json_file, coco, csv, geojson)
         jobs = planned(sources, output, labels=save_txt, larger=save_sr, crops=save_crop, reports=files.places())
         chain = load_chain(session, enlarging if upscale else None, looking, engine, device, precision)
 
@@ -235,25 +241,28 @@ class _Run:
         self.reports[job.source.path] = {**before, "source": str(job.source.path)}
         return True
 
-    def read(self, job: Job) -> tuple[Image, float]:
-        """The image, and the milliseconds that it took."""
-        from hatdet.imaging.files import read_image
+    def read(self, job: Job) -> tuple[Image | Windows, float]:
+        """The image, or windows of a huge one, and the milliseconds that it took."""
+        from hatdet.cli.huge import open_or_read
         from hatdet.runs.manifest import state_of
 
         self.states[job.source.path] = state_of(job.source.path)
         began = time.perf_counter()
-        image = read_image(job.source.path, self.max_pixels)
+        image = open_or_read(job.source.path, self.max_pixels, self.chain.enlarge)
         return image, (time.perf_counter() - began) * 1e3
 
-    def detect(self, job: Job, image_and_time: tuple[Image, float]) -> Found:
+    def detect(self, job: Job, image_and_time: tuple[Image | Windows, float]) -> Found:
         """What is in the image."""
         from hatdet.cli.detect_results import Found
         from hatdet.core.errors import InputError
+        from hatdet.core.types import Image
         from hatdet.detection.chain import run_chain
         from hatdet.imaging.files import to_array
 
         self.session.begin()
         image, read_ms = image_and_time
+        if not isinstance(image, Image):
+            return self.detect_in_windows(job, image, read_ms)
         try:
             result = run_chain(image, self.chain.enlarge, self.chain.detector)
         except InputError as error:
@@ -261,6 +270,27 @@ class _Run:
         timing = {"read": read_ms, "upscale": result.upscale_ms, "detect": result.detect_ms}
         seen = None if self.chain.enlarge is None else to_array(result.seen)
         return Found(to_array(image), seen, result.detections, timing)
+
+    def detect_in_windows(self, job: Job, image: Windows, read_ms: float) -> Found:
+        """What is in a huge image; its crops are written here, while it is open."""
+        from hatdet.cli.detect_crops import write_crops_of_windows
+        from hatdet.cli.detect_results import Found
+        from hatdet.cli.huge import look_in_windows
+        from hatdet.core.errors import InputError
+
+        assert self.chain.enlarge is not None
+        with closing(image):
+            if job.larger is not None:
+                raise InputError(f"{job.source.path} is too large for --save-sr: `hatdet sr --format tiff` writes it")
+            began = time.perf_counter()
+            found, picture, shown = look_in_windows(
+                image, self.chain.enlarge, self.chain.detector, self.session.part_done
+            )
+            both = (time.perf_counter() - began) * 1e3  # one window after another: not told apart
+            if job.crops is not None:
+                write_crops_of_windows(image, found, job.crops_of(found))
+        timing = {"read": read_ms, "upscale": None, "detect": both}
+        return Found(picture, None, found, timing, shown, (image.width, image.height))
 
     def write(self, job: Job, found: Found) -> str:
         """Its files; the line that says so."""

@@ -8,12 +8,13 @@ import os
 import re
 import secrets
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from hatdet.core.errors import OptionsError
 
-__all__ = ["write_bytes", "write_text"]
+__all__ = ["write_bytes", "write_text", "written_whole"]
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.part")
 _SWEPT: set[str] = set()  # folders in which this process has looked for what others left
@@ -51,6 +52,43 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
 def write_text(path: Path, content: str) -> None:
     """As `write_bytes`, in UTF-8."""
     write_bytes(path, content.encode())
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A temporary path beside the target, for a file that is written bit by bit; its folders are made.
+
+    There is an empty file already, locked for as long as the block runs. If more is in it when the block ends it is
+    brought to the disk and takes the target's name; when the block fails it is removed. As with `write_bytes` there
+    is the old file or the whole new one under the name, whatever ends the process.
+
+    Raises:
+        OptionsError: the place cannot be written.
+    """
+    with _said_of(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path.parent)
+        temporary, lock = _begun(path)
+    try:
+        with lock:
+            yield temporary
+            with _said_of(path):
+                if temporary.exists() and temporary.stat().st_size:
+                    with temporary.open("rb+") as file:
+                        os.fsync(file.fileno())
+                    temporary.replace(path)
+                    _sync_folder(path.parent)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+@contextlib.contextmanager
+def _said_of(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OptionsError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def _begun(path: Path) -> tuple[Path, BinaryIO]:

@@ -7,8 +7,8 @@ divides by it; so boxes are in source coordinates whatever ran before, and no ca
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -70,6 +70,7 @@ class Image:
 
 
 Point: TypeAlias = tuple[float, float]
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,49 @@ class Detections:
     def __len__(self) -> int:
         return len(self.xyxy)
 
+    def taken(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> Detections:
+        """Some of the objects: those where a mask `(n,)` is true, or those of the given numbers, in their order."""
+        numbers = np.arange(len(self))[rows]
+        return Detections(
+            self.xyxy[numbers],
+            self.confidence[numbers],
+            self.class_id[numbers],
+            self.class_names,
+            None if self.corners is None else self.corners[numbers],
+            None if self.polygons is None else [self.polygons[number] for number in numbers],
+            None if self.keypoints is None else self.keypoints[numbers],
+            None if self.keypoint_confidence is None else self.keypoint_confidence[numbers],
+        )
+
+    def moved(self, x: float, y: float) -> Detections:
+        """The objects, moved: from a part of an image to the image, in which the part begins at `x, y`."""
+        by = np.array([x, y], np.float32)
+        return replace(
+            self,
+            xyxy=self.xyxy + np.concatenate([by, by]),
+            corners=None if self.corners is None else self.corners + by,
+            polygons=None if self.polygons is None else [[ring + by for ring in rings] for rings in self.polygons],
+            keypoints=None if self.keypoints is None else self.keypoints + by,
+        )
+
+    @staticmethod
+    def joined(parts: Sequence[Detections]) -> Detections:
+        """The objects of several, at least one, of one detector; most confident first."""
+        first = parts[0]
+        together = Detections(
+            np.concatenate([part.xyxy for part in parts]),
+            np.concatenate([part.confidence for part in parts]),
+            np.concatenate([part.class_id for part in parts]),
+            first.class_names,
+            None if first.corners is None else np.concatenate([_there(part.corners) for part in parts]),
+            None if first.polygons is None else [rings for part in parts for rings in _there(part.polygons)],
+            None if first.keypoints is None else np.concatenate([_there(part.keypoints) for part in parts]),
+            None
+            if first.keypoint_confidence is None
+            else np.concatenate([_there(part.keypoint_confidence) for part in parts]),
+        )
+        return together.taken(np.argsort(-together.confidence, kind="stable"))
+
     def __iter__(self) -> Iterator[Detection]:
         for index, (box, confidence, class_id) in enumerate(
             zip(self.xyxy.tolist(), self.confidence.tolist(), self.class_id.tolist(), strict=True)
@@ -174,6 +218,13 @@ class Detections:
         if self.keypoint_confidence is None:
             return tuple((x, y, None) for x, y in points)
         return tuple((x, y, c) for (x, y), c in zip(points, self.keypoint_confidence[index].tolist(), strict=True))
+
+
+def _there(part: Part | None) -> Part:
+    """What one detector says of one image and then also of the next."""
+    if part is None:
+        raise ValueError("all parts must have what the first has")
+    return part
 
 
 def _points(array: NDArray[np.float32]) -> tuple[Point, ...]:
