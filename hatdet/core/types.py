@@ -71,12 +71,16 @@ class Image:
 
 @dataclass(frozen=True)
 class Detection:
-    """One object: its box in source pixels (continuous edges), the confidence in [0, 1], the class."""
+    """One object: its box in source pixels (continuous edges), the confidence in [0, 1], the class.
+
+    `track_id` is the same for one object in all frames of a video; None where nothing is tracked, or not yet.
+    """
 
     xyxy: tuple[float, float, float, float]
     confidence: float
     class_id: int
     class_name: str
+    track_id: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +92,7 @@ class Detections:
         confidence: `(n,)` float32 in [0, 1].
         class_id: `(n,)` int64.
         class_names: the detector's names by id; every id in `class_id` has one.
+        track_id: `(n,)` int64, from 1, 0 for an object that has none yet; None where nothing is tracked.
 
     Raises:
         ValueError: lengths that differ, boxes whose corners are swapped, a class without a name.
@@ -97,12 +102,15 @@ class Detections:
     confidence: NDArray[np.float32]
     class_id: NDArray[np.int64]
     class_names: Mapping[int, str] = field(repr=False)
+    track_id: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.xyxy)
         if self.xyxy.shape != (n, 4) or self.confidence.shape != (n,) or self.class_id.shape != (n,):
             shapes = self.xyxy.shape, self.confidence.shape, self.class_id.shape
             raise ValueError(f"xyxy, confidence and class_id must be (n, 4), (n,) and (n,), got {shapes}")
+        if self.track_id is not None and self.track_id.shape != (n,):
+            raise ValueError(f"track_id must be ({n},), one for each box, got {self.track_id.shape}")
         if n and (self.xyxy[:, 2:] < self.xyxy[:, :2]).any():
             raise ValueError("xyxy must have x1 <= x2 and y1 <= y2")
         unnamed = sorted(set(self.class_id.tolist()) - set(self.class_names))
@@ -113,9 +121,12 @@ class Detections:
         return len(self.xyxy)
 
     def __iter__(self) -> Iterator[Detection]:
-        for box, confidence, class_id in zip(self.xyxy, self.confidence, self.class_id, strict=True):
+        track_ids = [None] * len(self) if self.track_id is None else [int(i) or None for i in self.track_id]
+        rows = zip(self.xyxy, self.confidence, self.class_id, track_ids, strict=True)
+        for box, confidence, class_id, track_id in rows:
             x1, y1, x2, y2 = (float(edge) for edge in box)
-            yield Detection((x1, y1, x2, y2), float(confidence), int(class_id), self.class_names[int(class_id)])
+            name = self.class_names[int(class_id)]
+            yield Detection((x1, y1, x2, y2), float(confidence), int(class_id), name, track_id)
 
 
 @runtime_checkable

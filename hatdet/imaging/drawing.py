@@ -28,6 +28,8 @@ def with_boxes(
 ) -> NDArray[np.uint8]:
     """The picture, its pixels repeated `enlarge` times, with labelled boxes and a caption above.
 
+    Boxes have the colour of their class; those of tracked objects have one of their own, and their number.
+
     Args:
         picture: `(h, w, 3)` RGB, 8 or 16 bits.
         detections: in source coordinates.
@@ -46,10 +48,12 @@ def with_boxes(
     font = _font(max(11, round(long_side / 48)))
     zoom = scale * enlarge
     for detection in reversed(list(detections)):  # the most confident on top
-        colour = _colour(detection.class_id)
+        track = detection.track_id
+        colour = _colour(detection.class_id if track is None else track)
         x1, y1, x2, y2 = (edge * zoom for edge in detection.xyxy)
         draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour, width=line)
-        text = f"{detection.class_name} {detection.confidence:.2f}"
+        named = detection.class_name if track is None else f"{detection.class_name} #{track}"
+        text = f"{named} {detection.confidence:.2f}"
         left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
         w, h = right - left + 6, bottom - top + 6
         x = min(max(0, x1), max(0, canvas.width - w))

@@ -42,6 +42,14 @@ def test_detections_are_a_sequence_of_objects():
     assert len(found) == 1
 
 
+def test_tracked_objects_have_a_number_or_none_yet():
+    xyxy, half = np.zeros((2, 4), np.float32), np.full(2, 0.5, np.float32)
+    found = Detections(xyxy, half, np.array([0, 0]), {0: "car"}, np.array([7, 0]))
+    assert [detection.track_id for detection in found] == [7, None]
+    with pytest.raises(ValueError, match=r"track_id must be \(2,\), one for each box, got \(1,\)"):
+        Detections(xyxy, half, np.array([0, 0]), {0: "car"}, np.array([7]))
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
