@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hatdet.cli.detect_video import FramesOption, TrackOption
 from hatdet.cli.options import (
     RESULTS,
     BatchOption,
@@ -22,7 +23,6 @@ from hatdet.cli.options import (
     EngineOption,
     MaxPixelsOption,
     OnErrorOption,
-    OutputOption,
     OverlapOption,
     OverwriteOption,
     PrecisionOption,
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     Job = tuple[Source, Path, Path, Path]  # and where its picture, its labels and its upscaled image go
 
-__all__ = ["run"]
+__all__ = ["JSON_SCHEMA", "detections_report", "run", "timing_report"]
 
 _BOXES = "Detection"
 _FILES = "Results"
@@ -86,12 +86,15 @@ def run(
     inputs: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Images, folders (searched recursively) and globs. Without any: two low-resolution samples.",
+            help="Images, folders (searched recursively) and globs; or videos and streams: clip.mp4, rtsp://..., "
+            "http://..., 0 for the first camera. Without any: two low-resolution samples.",
             metavar="[INPUT...]",
             show_default=False,
         ),
     ] = None,
-    output: OutputOption = RESULTS[1],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder for the results; for one video also its file, out.mp4.")
+    ] = RESULTS[1],
     upscale: Annotated[bool, typer.Option("--upscale", help="Upscale before detecting.")] = False,
     upscaler: UpscalerOption = "hat-xs",
     scale: ScaleOption = 4,
@@ -127,10 +130,15 @@ def run(
             show_default="640; with --upscale the upscaled side, at most 2560",
         ),
     ] = None,
+    frames: FramesOption = None,
+    track: TrackOption = None,
     json_file: Annotated[
         str | None,
         typer.Option(
-            "--json", help="Write all boxes to this file; - is stdout.", metavar="FILE", rich_help_panel=_FILES
+            "--json",
+            help="Write all boxes to this file; - is stdout. Of videos a line for each frame.",
+            metavar="FILE",
+            rich_help_panel=_FILES,
         ),
     ] = None,
     save_txt: Annotated[
@@ -150,15 +158,18 @@ def run(
     """Find objects; with --upscale in images that are too small to see them in.
 
     Boxes are in pixels of the images as they were given. Every image gets a picture: the source with its boxes and,
-    beside it, what the detector saw.
+    beside it, what the detector saw. A video becomes a video of what the detector saw, with its boxes, its times and
+    its sound.
 
-    A run that was broken off goes on where it was when the same command is given again.
+    A run over images that was broken off goes on where it was when the same command is given again.
 
-    Examples: `hatdet detect --upscale` · `hatdet detect --upscale street/ -o out/ --json boxes.json --save-txt`
+    Examples: `hatdet detect --upscale` · `hatdet detect --upscale street/ -o out/ --json boxes.json --save-txt` ·
+    `hatdet detect --upscale clip.mp4 -o out.mp4 --track bytetrack --json boxes.jsonl`
     """
     from hatdet.cli.session import Session, guarded
 
     with guarded(debug), Session(quiet, debug) as session:
+        from hatdet.cli.detect_video import detect_in_videos, plan_videos
         from hatdet.cli.overlap import overlapped
         from hatdet.cli.resumable import check_on_error, detected_by, made_by, say_what_was_done, says_what_remains
         from hatdet.cli.weights import download_progress, engine_with_progress, upscaler_with_progress
@@ -176,7 +187,10 @@ def run(
         if save_sr and not upscale:
             raise OptionsError("--save-sr writes upscaled images: it needs --upscale")
         refuse_beside_engine(context, _DECIDED_BY_UPSCALER if upscale else _DECIDED_BY_CHAIN, engine)
-        if inputs:
+        plan = plan_videos(context, inputs or [], output, frames, track, json_file)
+        if plan is not None:
+            sources = []
+        elif inputs:
             sources = find_sources(inputs, leave_out=[output, *RESULTS])
         else:
             sources = find_sources(write_samples(output / "samples"))
@@ -211,6 +225,9 @@ def run(
                     on_fetch=on_fetch,
                 )
 
+        if plan is not None:
+            detect_in_videos(session, plan, enlarge, detector, max_pixels, on_error)
+            return
         started = time.perf_counter()
         reports: dict[Path, Any] = {}  # of this run, and of those before it
         states: dict[Path, str] = {}
@@ -302,17 +319,28 @@ def _image_report(source: Path, found: _Found) -> dict[str, Any]:
         "source": str(source),
         "width": found.width,
         "height": found.height,
-        "detections": [
-            {
-                "xyxy": [round(edge, 3) for edge in detection.xyxy],
-                "confidence": round(detection.confidence, 5),
-                "class_id": detection.class_id,
-                "class_name": detection.class_name,
-            }
-            for detection in found.detections
-        ],
-        "timing_ms": {step: None if took is None else round(took, 3) for step, took in found.milliseconds.items()},
+        "detections": detections_report(found.detections),
+        "timing_ms": timing_report(found.milliseconds),
     }
+
+
+def detections_report(detections: Detections) -> list[dict[str, Any]]:
+    """The objects of an image or a frame, as they stand in JSON."""
+    return [
+        {
+            "xyxy": [round(edge, 3) for edge in detection.xyxy],
+            "confidence": round(detection.confidence, 5),
+            "class_id": detection.class_id,
+            "class_name": detection.class_name,
+            "track_id": detection.track_id,
+        }
+        for detection in detections
+    ]
+
+
+def timing_report(milliseconds: Mapping[str, float | None]) -> dict[str, float | None]:
+    """What each step took, as it stands in JSON."""
+    return {step: None if took is None else round(took, 3) for step, took in milliseconds.items()}
 
 
 def _write_labels(found: _Found, path: Path) -> None:

@@ -219,11 +219,14 @@ class Video:
                     self.damaged += count > 0  # a stream that is joined in the middle cannot be decoded at once
         except (av.FFmpegError, OSError) as error:
             reason = reason_of(error)
+        reason = reason or self._what_is_missing()
+        if reason:  # the last packet of its sound may be half a one
+            last = {packet.stream_index: packet for packet in self._waiting}
+            self._waiting = [packet for packet in self._waiting if packet is not last[packet.stream_index]]
         with contextlib.suppress(av.FFmpegError, OSError):
             for frame in self._stream.codec_context.decode(None):  # what it still holds
                 count += 1
                 yield frame
-        reason = reason or (self._what_is_missing() if count else None)
         if reason:
             self.broken = f"it breaks off after {count} frames: {reason}"
 
