@@ -97,7 +97,7 @@ class Video:
         count: how many frames there are, where the file says so.
         rate: frames a second, on average.
         broken: after the last frame: in words, what ended the video before its end; None for a whole one.
-        damaged: packets that could not be decoded, after the first that could.
+        damaged: packets that could not be decoded, after the first that could, or be written.
         sound: after the last frame: packets of sound that came behind it.
 
     Args:
@@ -341,6 +341,6 @@ def reason_of(error: BaseException) -> str:
     import av
 
     if isinstance(error, av.error.ExitError):
-        return f"no data for {READ_TIMEOUT:.0f} s"
+        return f"no data for {READ_TIMEOUT:g} s"
     text = getattr(error, "strerror", None) or str(error)
     return " ".join(str(text).split())

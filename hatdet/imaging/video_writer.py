@@ -152,6 +152,8 @@ class VideoWriter:
             return cast("AudioStream", made)
 
     def _put_sound(self, packets: tuple[Packet[AudioStream], ...]) -> None:
+        import av
+
         for packet in packets:
             index, back = packet.stream_index, round((self._origin or 0) / packet.time_base)
             dts = packet.dts if packet.dts is not None else packet.pts
@@ -162,9 +164,12 @@ class VideoWriter:
             packet.dts = dts - back
             if index in self._encoded:
                 self._encode_sound(index, packet)
-            else:
-                packet.stream = self._sound[index]
+                continue
+            packet.stream = self._sound[index]
+            try:
                 self._container.mux(packet)
+            except av.error.InvalidDataError:  # a container may look into what it holds
+                self._video.damaged += 1
 
     def _encode_sound(self, index: int, packet: Packet[AudioStream] | None) -> None:
         """None for what is still held."""

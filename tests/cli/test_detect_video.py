@@ -272,8 +272,8 @@ def test_an_interrupted_file_is_not_written_and_its_boxes_are(detector):
 
 
 @contextmanager
-def served(content: bytes, sent: int | None = None) -> Iterator[str]:
-    """The address of a server that sends so many bytes of the content and then hangs up."""
+def served(content: bytes, sent: int | None = None, silent: float = 0) -> Iterator[str]:
+    """The address of a server that sends so many bytes of the content, is silent for some seconds, and hangs up."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -282,6 +282,8 @@ def served(content: bytes, sent: int | None = None) -> Iterator[str]:
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content[:sent])
+            self.wfile.flush()
+            threading.Event().wait(silent)
 
         def log_message(self, *_):
             pass
@@ -325,6 +327,18 @@ def test_a_stream_that_breaks_off_ends_with_what_came_until_then(detector):
     assert "secret" not in result.output
     assert len(lines_of("boxes.jsonl")[1]) == count
     assert results() == {"out.mkv", "boxes.jsonl"}
+
+
+def test_a_stream_that_falls_silent_is_given_up(detector, monkeypatch):
+    monkeypatch.setattr("hatdet.imaging.video.READ_TIMEOUT", 0.5)
+    content = make_video("in.ts", STEADY).read_bytes()
+    with served(content, len(content) // 2, silent=3) as address:
+        result = detect(address, "-o", "out.mkv")
+    assert result.exit_code == 1
+    (line,) = errors(result)
+    count = len(read_back("out.mkv").times)
+    assert 10 < count < 45
+    assert f"it breaks off after {count} frames: no data for 0.5 s; " in line
 
 
 def test_an_interrupted_stream_leaves_what_came_until_then(detector):

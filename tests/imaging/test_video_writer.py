@@ -164,6 +164,23 @@ def test_sound_that_a_container_cannot_hold_is_encoded_again(tmp_path, caplog, b
     assert abs(max(found, key=lambda n: found[n])) <= 0.025 * 48_000  # a packet of AAC
 
 
+def test_damaged_packets_of_sound_are_left_out_and_counted(tmp_path):
+    """A transport stream says of each packet of AAC what it is; Matroska wants to know."""
+    content = bytearray(make_video(tmp_path / "whole.ts").read_bytes())
+    begins = [at for at in range(188, len(content) - 2) if content[at : at + 2] == b"\xff\xf1"]
+    content[begins[20] + 2 : begins[20] + 7] = b"\xff" * 5
+    (tmp_path / "in.ts").write_bytes(content)
+    video = rewritten(tmp_path / "in.ts", tmp_path / "out.mkv")
+    with av.open(str(tmp_path / "out.mkv")) as file:
+        packets = [bytes(packet) for packet in file.demux(audio=0) if packet.size]
+    assert video.damaged >= 1
+    whole = [packet[7:] for packet in read_back(tmp_path / "whole.ts").packets]  # without its header
+    assert packets[:19] == whole[:19]
+    assert packets[-60:] == whole[-60:]
+    with av.open(str(tmp_path / "out.mkv")) as file:
+        assert len(list(file.decode(video=0))) == 60
+
+
 def test_places_that_cannot_be_written(tmp_path):
     given = make_video(tmp_path / "in.mp4", STEADY[:5])
     with pytest.raises(OptionsError, match=r"out\.mp4 cannot be written: No such file or directory"):
