@@ -79,7 +79,7 @@ def make_video(
                 file.mux(heard.encode(frame))
                 sent += part.shape[1]
 
-        for number, (time, pixels) in enumerate(zip(times, pictures, strict=True)):
+        for number, (time, pixels) in enumerate(zip(times, pictures, strict=False)):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             after = times[number + 1] if number + 1 < len(times) else time + last
             frame.pts, frame.time_base, frame.duration = round(time / tick), tick, round((after - time) / tick)

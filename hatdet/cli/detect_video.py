@@ -91,7 +91,7 @@ def plan_videos(
     from hatdet.detection.tracking import check_tracker
     from hatdet.imaging.sources import Source, check_results
     from hatdet.imaging.video import check_pyav
-    from hatdet.imaging.video_sources import KEPT_SUFFIXES, find_videos, video_paths
+    from hatdet.imaging.video_sources import KEPT_SUFFIXES, VIDEO_SUFFIXES, find_videos, video_paths
 
     videos = find_videos(inputs)
     if not videos:
@@ -106,6 +106,8 @@ def plan_videos(
         check_tracker(track)
     wanted = _frames(frames)
     check_pyav()
+    if output.suffix.lower() in VIDEO_SUFFIXES - KEPT_SUFFIXES and not output.is_dir():
+        raise OptionsError(f"{output} cannot be written: expected {' '.join(sorted(KEPT_SUFFIXES))}, or a folder")
     if output.suffix.lower() in KEPT_SUFFIXES and not output.is_dir():
         if len(videos) > 1:
             raise OptionsError(f"{output} is one file for {len(videos)} videos: give a folder with -o")

@@ -12,7 +12,7 @@ from pathlib import Path
 from hatdet.core.errors import OptionsError
 from hatdet.imaging.sources import Source, result_paths
 
-__all__ = ["VIDEO_SUFFIXES", "VideoSource", "find_videos", "video_paths"]
+__all__ = ["KEPT_SUFFIXES", "VIDEO_SUFFIXES", "VideoSource", "find_videos", "video_paths"]
 
 # Those that Ultralytics takes for videos.
 VIDEO_SUFFIXES = frozenset(

@@ -6,11 +6,14 @@ import gc
 import http.server
 import json
 import math
+import os
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -131,6 +134,31 @@ def test_no_more_than_a_few_frames_are_alive_at_once(detector):
     assert max(images for _, images in alive) <= 4
 
 
+@pytest.mark.slow
+def test_the_memory_does_not_grow_with_the_length():
+    """That of the whole process, the encoder's and the sound's with it; ten times as many frames."""
+    code = (
+        "import resource, sys, torch\n"
+        "from hatdet.detection import yolo\n"
+        "from tests.cli.test_detect_video import FindsTheSquare, TWICE, detect\n"
+        "torch.set_num_threads(1)\n"
+        "yolo.load_detector = lambda *_, **__: FindsTheSquare()\n"
+        "assert detect(*TWICE, sys.argv[1], '-o', sys.argv[1] + '.out.mp4', '--json', 'boxes.jsonl').exit_code == 0\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    )
+    root = str(Path(__file__).resolve().parents[2])
+    peaks = []
+    for count in (200, 2000):
+        times = [Fraction(n, 25) for n in range(count)]
+        make_video(f"in{count}.mp4", times, pictures=[picture(n, (320, 240)) for n in range(60)] * (count // 60 + 1))
+        command = [sys.executable, "-c", code, f"in{count}.mp4"]
+        done = subprocess.run(
+            command, env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True, check=True
+        )
+        peaks.append(int(done.stdout))
+    assert peaks[1] < 1.1 * peaks[0]
+
+
 def test_frames_of_a_range_begin_at_zero_and_keep_their_numbers(detector):
     make_video("in.mp4", VARYING)
     assert detect("in.mp4", "-o", "out", "--frames", "10:40:5", "--json", "boxes.jsonl").exit_code == 0
@@ -175,6 +203,7 @@ def test_which_frames_a_range_means(detector, text, numbers):
             "--save-txt is for images: in.mp4 is a video (--json has its boxes, frame by frame)",
         ),
         (["in.mp4", "in.mkv", "-o", "out.mp4"], "out.mp4 is one file for 2 videos: give a folder with -o"),
+        (["in.mp4", "-o", "o.avi"], "o.avi cannot be written: expected .m4v .mkv .mov .mp4 .webm, or a folder"),
         (["in.mp4", "-o", "."], "in.mp4 is an input and would be overwritten: give another folder with -o"),
         (["in.mp4", "-o", "./in.mp4"], "in.mp4 is an input and would be overwritten: give another folder with -o"),
         (
