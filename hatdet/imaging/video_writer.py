@@ -140,7 +140,9 @@ class VideoWriter:
 
     def _sound_of(self, stream: AudioStream) -> AudioStream:
         try:
-            return self._container.add_stream_from_template(stream)
+            copied = self._container.add_stream_from_template(stream)
+            copied.metadata.update(stream.metadata)  # its language
+            return copied
         except ValueError:  # what this container has no name for, such as WMA outside of a .wmv
             name, rate = ("libopus", 48_000) if self._encoder == "libvpx-vp9" else ("aac", stream.rate)
             source, kind = self._video.source.name, self._target.suffix

@@ -164,6 +164,34 @@ def test_sound_that_a_container_cannot_hold_is_encoded_again(tmp_path, caplog, b
     assert abs(max(found, key=lambda n: found[n])) <= 0.025 * 48_000  # a packet of AAC
 
 
+def test_what_a_video_says_of_itself_is_kept(tmp_path):
+    """Both of its sounds, their languages, and when it was taken."""
+    whole = make_video(tmp_path / "whole.mp4", STEADY[:10])
+    with av.open(str(whole)) as source, av.open(str(tmp_path / "in.mp4"), "w") as target:
+        target.metadata.update({"title": "A street", "creation_time": "2024-05-06T07:08:09.000000Z"})
+        picture, sound = source.streams.video[0], source.streams.audio[0]
+        streams = [target.add_stream_from_template(stream) for stream in (picture, sound, sound)]
+        for stream, language in zip(streams[1:], ("eng", "deu"), strict=True):
+            stream.metadata["language"] = language
+        for packet in source.demux(picture, sound):
+            for stream in [streams[0]] if packet.stream is picture else streams[1:]:
+                copy = av.Packet(bytes(packet))
+                copy.pts, copy.dts, copy.time_base, copy.duration = (
+                    packet.pts,
+                    packet.dts,
+                    packet.time_base,
+                    packet.duration,
+                )
+                copy.is_keyframe = packet.is_keyframe
+                copy.stream = stream
+                if packet.size:
+                    target.mux(copy)
+    rewritten(tmp_path / "in.mp4", tmp_path / "out.mp4")
+    with av.open(str(tmp_path / "out.mp4")) as file:
+        assert (file.metadata["title"], file.metadata["creation_time"][:10]) == ("A street", "2024-05-06")
+        assert [stream.language for stream in file.streams.audio] == ["eng", "deu"]
+
+
 def test_damaged_packets_of_sound_are_left_out_and_counted(tmp_path):
     """A transport stream says of each packet of AAC what it is; Matroska wants to know."""
     content = bytearray(make_video(tmp_path / "whole.ts").read_bytes())
