@@ -40,6 +40,7 @@ NAMED_ONLY_IN = {
     "psutil": {"sr"},
     "pydantic": {"training"},
     "lmdb": {"imaging", "training"},
+    "av": {"imaging"},
     "faster_coco_eval": {"evaluation"},
     "jinja2": {"evaluation"},
     "lpips": {"evaluation"},

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hatdet.cli.detect_video import FramesOption, TrackOption
 from hatdet.cli.geojson import GeoJsonOption
 from hatdet.cli.options import (
     RESULTS,
@@ -20,7 +21,6 @@ from hatdet.cli.options import (
     EngineOption,
     MaxPixelsOption,
     OnErrorOption,
-    OutputOption,
     OverlapOption,
     OverwriteOption,
     PrecisionOption,
@@ -58,12 +58,15 @@ def run(
     inputs: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Images, folders (searched recursively) and globs. Without any: two low-resolution samples.",
+            help="Images, folders (searched recursively) and globs; or videos and streams: clip.mp4, rtsp://..., "
+            "http://..., 0 for the first camera. Without any: two low-resolution samples.",
             metavar="[INPUT...]",
             show_default=False,
         ),
     ] = None,
-    output: OutputOption = RESULTS[1],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder for the results; for one video also its file, out.mp4.")
+    ] = RESULTS[1],
     upscale: Annotated[bool, typer.Option("--upscale", help="Upscale before detecting.")] = False,
     upscaler: UpscalerOption = "hat-xs",
     scale: ScaleOption = 4,
@@ -100,10 +103,15 @@ def run(
             show_default="640; with --upscale the upscaled side, at most 2560",
         ),
     ] = None,
+    frames: FramesOption = None,
+    track: TrackOption = None,
     json_file: Annotated[
         str | None,
         typer.Option(
-            "--json", help="Write all boxes to this file; - is stdout.", metavar="FILE", rich_help_panel=_FILES
+            "--json",
+            help="Write all boxes to this file; - is stdout. Of videos a line for each frame.",
+            metavar="FILE",
+            rich_help_panel=_FILES,
         ),
     ] = None,
     geojson: GeoJsonOption = None,
@@ -143,17 +151,20 @@ def run(
     """Find objects; with --upscale in images that are too small to see them in.
 
     Boxes are in pixels of the images as they were given. Every image gets a picture: the source with its boxes and,
-    beside it, what the detector saw.
+    beside it, what the detector saw. A video becomes a video of what the detector saw, with its boxes, its times and
+    its sound.
 
-    A run that was broken off goes on where it was when the same command is given again.
+    A run over images that was broken off goes on where it was when the same command is given again.
 
-    Examples: `hatdet detect --upscale` · `hatdet detect --upscale street/ -o out/ --json boxes.json --save-txt`
+    Examples: `hatdet detect --upscale` · `hatdet detect --upscale street/ -o out/ --json boxes.json --save-txt` ·
+    `hatdet detect --upscale clip.mp4 -o out.mp4 --track bytetrack --json boxes.jsonl`
     """
     from hatdet.cli.session import Session, guarded
 
     with guarded(debug), Session(quiet, debug) as session:
         from hatdet.cli.detect_chain import Enlarging, Looking, load_chain
         from hatdet.cli.detect_results import ReportFiles, planned
+        from hatdet.cli.detect_video import detect_in_videos, plan_videos
         from hatdet.cli.resumable import check_on_error
         from hatdet.core.errors import OptionsError
         from hatdet.imaging.files import MAX_PIXELS
@@ -167,11 +178,17 @@ def run(
         if save_sr and not upscale:
             raise OptionsError("--save-sr writes upscaled images: it needs --upscale")
         refuse_beside_engine(context, _DECIDED_BY_UPSCALER if upscale else _DECIDED_BY_CHAIN, engine)
-        sources = _sources(session, inputs, output)
         files = ReportFiles(json_file, coco, csv, geojson)
-        jobs = planned(sources, output, labels=save_txt, larger=save_sr, crops=save_crop, reports=files.places())
+        plan = plan_videos(context, inputs or [], output, frames, track, json_file)
+        jobs: list[Job] = []
+        if plan is None:
+            sources = _sources(session, inputs, output)
+            jobs = planned(sources, output, labels=save_txt, larger=save_sr, crops=save_crop, reports=files.places())
         chain = load_chain(session, enlarging if upscale else None, looking, engine, device, precision)
 
+        if plan is not None:
+            detect_in_videos(session, plan, chain, max_pixels or MAX_PIXELS, on_error)
+            return
         started = time.perf_counter()
         images = _Run(session, chain, output, max_pixels or MAX_PIXELS, files)
         images.over(jobs, overwrite=overwrite, stop=on_error == "stop")

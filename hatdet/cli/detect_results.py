@@ -22,13 +22,16 @@ if TYPE_CHECKING:
     from hatdet.imaging.sources import Source
 
 __all__ = [
+    "JSON_SCHEMA",
     "Found",
     "Job",
     "ReportFiles",
+    "detections_report",
     "drawn",
     "image_report",
     "planned",
     "summary",
+    "timing_report",
     "write_reports",
     "write_results",
 ]
@@ -209,8 +212,18 @@ def image_report(job: Job, found: Found) -> dict[str, Any]:
         "detections": [
             _detection_report(detection, crop) for detection, crop in zip(found.detections, crops, strict=True)
         ],
-        "timing_ms": {step: None if took is None else round(took, 3) for step, took in found.milliseconds.items()},
+        "timing_ms": timing_report(found.milliseconds),
     }
+
+
+def detections_report(detections: Detections) -> list[dict[str, Any]]:
+    """The objects of a frame, which have no crops, as they stand in JSON."""
+    return [_detection_report(detection, None) for detection in detections]
+
+
+def timing_report(milliseconds: Mapping[str, float | None]) -> dict[str, float | None]:
+    """What each step took, as it stands in JSON."""
+    return {step: None if took is None else round(took, 3) for step, took in milliseconds.items()}
 
 
 def _detection_report(detection: Detection, crop: str | None) -> dict[str, Any]:
@@ -226,6 +239,7 @@ def _detection_report(detection: Detection, crop: str | None) -> dict[str, Any]:
         if keypoints is None
         else [[*_rounded((x, y)), None if sure is None else round(sure, 5)] for x, y, sure in keypoints],
         "crop": crop,
+        "track_id": detection.track_id,
     }
 
 

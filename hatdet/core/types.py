@@ -83,6 +83,7 @@ class Detection:
         corners: the four corners of the rotated box, in turn.
         polygons: the outlines of the object's mask, one for each of its parts.
         keypoints: x, y and the confidence, which is None where the detector says none.
+        track_id: the same for one object in all frames of a video; None also where it has none yet.
     """
 
     xyxy: tuple[float, float, float, float]
@@ -92,6 +93,7 @@ class Detection:
     corners: tuple[Point, Point, Point, Point] | None = None
     polygons: tuple[tuple[Point, ...], ...] | None = None
     keypoints: tuple[tuple[float, float, float | None], ...] | None = None
+    track_id: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +111,7 @@ class Detections:
             coordinates; holes are filled. None where there are no masks.
         keypoints: `(n, k, 2)` float32, source coordinates. None where there are none.
         keypoint_confidence: `(n, k)` float32 in [0, 1]. None where the detector says none.
+        track_id: `(n,)` int64, from 1, 0 for an object that has none yet; None where nothing is tracked.
 
     Raises:
         ValueError: lengths that differ, numbers that are not finite, boxes whose corners are swapped, a class without a
@@ -123,6 +126,7 @@ class Detections:
     polygons: Sequence[Sequence[NDArray[np.float32]]] | None = None
     keypoints: NDArray[np.float32] | None = None
     keypoint_confidence: NDArray[np.float32] | None = None
+    track_id: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.xyxy)
@@ -131,6 +135,8 @@ class Detections:
             raise ValueError(f"xyxy, confidence and class_id must be (n, 4), (n,) and (n,), got {shapes}")
         if not (np.isfinite(self.xyxy).all() and np.isfinite(self.confidence).all()):
             raise ValueError("xyxy and confidence must be finite")
+        if self.track_id is not None and self.track_id.shape != (n,):
+            raise ValueError(f"track_id must be ({n},), one for each box, got {self.track_id.shape}")
         if n and (self.xyxy[:, 2:] < self.xyxy[:, :2]).any():
             raise ValueError("xyxy must have x1 <= x2 and y1 <= y2")
         unnamed = sorted(set(self.class_id.tolist()) - set(self.class_names))
@@ -166,6 +172,7 @@ class Detections:
             None if self.polygons is None else [self.polygons[number] for number in numbers],
             None if self.keypoints is None else self.keypoints[numbers],
             None if self.keypoint_confidence is None else self.keypoint_confidence[numbers],
+            None if self.track_id is None else self.track_id[numbers],
         )
 
     def moved(self, x: float, y: float) -> Detections:
@@ -194,6 +201,7 @@ class Detections:
             None
             if first.keypoint_confidence is None
             else np.concatenate([_there(part.keypoint_confidence) for part in parts]),
+            None if first.track_id is None else np.concatenate([_there(part.track_id) for part in parts]),
         )
         return together.taken(np.argsort(-together.confidence, kind="stable"))
 
@@ -209,6 +217,7 @@ class Detections:
                 None if self.corners is None else cast("Any", _points(self.corners[index])),
                 None if self.polygons is None else tuple(_points(ring) for ring in self.polygons[index]),
                 self._keypoints(index),
+                None if self.track_id is None else int(self.track_id[index]) or None,
             )
 
     def _keypoints(self, index: int) -> tuple[tuple[float, float, float | None], ...] | None:

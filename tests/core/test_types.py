@@ -75,6 +75,14 @@ def test_more_that_cannot_be_is_refused(more, sentence):
         replace(boxes([[1, 2, 3, 4]]), **more)
 
 
+def test_tracked_objects_have_a_number_or_none_yet():
+    xyxy, half = np.zeros((2, 4), np.float32), np.full(2, 0.5, np.float32)
+    found = Detections(xyxy, half, np.array([0, 0]), {0: "car"}, track_id=np.array([7, 0]))
+    assert [detection.track_id for detection in found] == [7, None]
+    with pytest.raises(ValueError, match=r"track_id must be \(2,\), one for each box, got \(1,\)"):
+        Detections(xyxy, half, np.array([0, 0]), {0: "car"}, track_id=np.array([7]))
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
