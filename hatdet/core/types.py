@@ -135,13 +135,15 @@ class Detections:
             raise ValueError(f"xyxy, confidence and class_id must be (n, 4), (n,) and (n,), got {shapes}")
         if not (np.isfinite(self.xyxy).all() and np.isfinite(self.confidence).all()):
             raise ValueError("xyxy and confidence must be finite")
-        if self.track_id is not None and self.track_id.shape != (n,):
-            raise ValueError(f"track_id must be ({n},), one for each box, got {self.track_id.shape}")
         if n and (self.xyxy[:, 2:] < self.xyxy[:, :2]).any():
             raise ValueError("xyxy must have x1 <= x2 and y1 <= y2")
         unnamed = sorted(set(self.class_id.tolist()) - set(self.class_names))
         if unnamed:
             raise ValueError(f"class ids must have a name, got {unnamed} without one")
+        self._check_more(n)
+
+    def _check_more(self, n: int) -> None:
+        """What only some detectors say."""
         if self.corners is not None and self.corners.shape != (n, 4, 2):
             raise ValueError(f"corners of {n} boxes must be ({n}, 4, 2), got {self.corners.shape}")
         if self.polygons is not None:
@@ -156,6 +158,8 @@ class Detections:
             points = None if self.keypoints is None else self.keypoints.shape[:2]
             if self.keypoint_confidence.shape != points:
                 raise ValueError(f"confidences of keypoints must be {points}, got {self.keypoint_confidence.shape}")
+        if self.track_id is not None and self.track_id.shape != (n,):
+            raise ValueError(f"track_id must be ({n},), one for each box, got {self.track_id.shape}")
 
     def __len__(self) -> int:
         return len(self.xyxy)
