@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,6 +34,7 @@ class FindsTheSquare:
     """A detector that finds what is bright, whatever the scale."""
 
     name = "finds-the-square"
+    class_names = {0: "square"}  # noqa: RUF012 (as a detector's, never changed)
 
     def __init__(self, look: Callable[[int], None] = lambda number: None) -> None:
         self.looked, self._look = 0, look
@@ -43,7 +45,7 @@ class FindsTheSquare:
         ys, xs = np.nonzero(image.pixels.mean(0).numpy() > 0.5)
         boxes = [[xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]] if len(xs) else []
         xyxy = np.array(boxes, np.float32).reshape(-1, 4) / np.float32(image.scale)
-        return Detections(xyxy, np.full(len(xyxy), 0.9, np.float32), np.zeros(len(xyxy), np.int64), {0: "square"})
+        return Detections(xyxy, np.full(len(xyxy), 0.9, np.float32), np.zeros(len(xyxy), np.int64), self.class_names)
 
 
 @pytest.fixture(autouse=True)
@@ -115,6 +117,42 @@ def test_a_video_comes_back_with_its_frames_its_sound_and_its_times(detector, ti
     assert after.pictures[31][y1 + 4 : y2 - 4, x1 + 4 : x2 - 4].mean() > 200
     edge = after.pictures[31][y1 + 6 : y2 - 6, x1].astype(int)
     assert np.abs(edge - after.pictures[31][y1 + 6 : y2 - 6, x1 - 6].astype(int)).max() > 60
+
+
+@pytest.mark.parametrize("track", [(), ("--track", "bytetrack")], ids=["seen", "tracked"])
+def test_oriented_boxes_masks_and_keypoints_of_frames_are_written_and_drawn(detector, monkeypatch, track):
+    class FindsACross(FindsTheSquare):
+        """A diamond in the square, a mask of its left half and a point in its middle."""
+
+        def __call__(self, image: Image) -> Detections:
+            found = super().__call__(image)
+            x1, y1, x2, y2 = found.xyxy[0].tolist()
+            x, y = (x1 + x2) / 2, (y1 + y2) / 2
+            return replace(
+                found,
+                corners=np.array([[[x, y1], [x2, y], [x, y2], [x1, y]]], np.float32),
+                polygons=[[np.array([[x1, y1], [x, y1], [x, y2], [x1, y2]], np.float32)]],
+                keypoints=np.array([[[x, y]]], np.float32),
+            )
+
+    make_video("in.mp4", STEADY[:5])
+    monkeypatch.setattr("hatdet.detection.yolo.load_detector", lambda *_, **__: FindsACross())
+    result = detect(*TWICE, "in.mp4", "-o", "out.mp4", "--json", "out.jsonl", *track)
+    assert (result.exit_code, errors(result)) == (0, [])
+    for number, frame in enumerate(lines_of("out.jsonl")[1]):
+        (found,) = frame["detections"]
+        x1, y1, x2, y2 = square(number)
+        x, y = (x1 + x2) / 2, (y1 + y2) / 2
+        assert found["corners"] == [pytest.approx(corner, abs=1) for corner in ([x, y1], [x2, y], [x, y2], [x1, y])]
+        assert len(found["polygons"][0]) == 4
+        assert found["keypoints"][0][:2] == pytest.approx([x, y], abs=1)
+        assert found["track_id"] == (1 if track else None)
+        # The left half of the white square has a colour, the right one has none but for the diamond's edge.
+        shown = read_back("out.mp4").pictures[number].astype(int)
+        left, right = (
+            shown[round(2 * y1) + 3 : round(2 * y1) + 6, round(2 * at) : round(2 * at) + 3] for at in (x1 + 2, x2 - 4)
+        )
+        assert np.ptp(left.mean((0, 1))) > 40 > np.ptp(right.mean((0, 1)))
 
 
 def test_no_more_than_a_few_frames_are_alive_at_once(detector):

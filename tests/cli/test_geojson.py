@@ -15,6 +15,8 @@ import torch
 from typer.testing import CliRunner, Result
 
 from hatdet.cli.app import app
+from hatdet.cli.geojson import write_geojson
+from hatdet.cli.session import Session
 from hatdet.core.errors import InputError
 from hatdet.imaging.files import read_image, to_array, write_image
 from hatdet.imaging.geo_tags import GEO_TAGS
@@ -141,6 +143,7 @@ def test_boxes_of_a_reduced_image_are_where_they_are_on_the_map(tmp_path, monkey
             "confidence": 0.9,
             "class_id": 0,
             "class_name": "thing",
+            **dict.fromkeys(("corners", "polygons", "keypoints", "crop", "track_id")),
         }
         west, north = degrees(400, -200)
         east, south = degrees(1200, -1000)
@@ -148,6 +151,23 @@ def test_boxes_of_a_reduced_image_are_where_they_are_on_the_map(tmp_path, monkey
         expected = [(west, south), (east, south), (east, north), (west, north), (west, south)]
         assert np.allclose(outline, expected, rtol=0, atol=1e-8)
         assert "crs" not in found  # RFC 7946 has one only
+
+
+def test_an_oriented_box_is_its_corners_on_the_map(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_tiff(Path("a.tif"), np.zeros((16, 16, 3), np.uint8), rasterio.Affine(100, 0, 0, 0, -100, 0))
+    corners = [[8.0, 2.0], [12.0, 6.0], [8.0, 10.0], [4.0, 6.0]]
+    found = {"xyxy": [4.0, 2.0, 12.0, 10.0], "corners": corners}
+    with Session(quiet=True, debug=False) as session:
+        for given in (corners, corners[::-1]):  # whichever way they go round
+            image = {"source": "a.tif", "detections": [{**found, "corners": given}]}
+            write_geojson([image], Path("map.geojson"), session)
+            (feature,) = json.loads(Path("map.geojson").read_text())["features"]
+            (outline,) = feature["geometry"]["coordinates"]
+            assert outline[0] == outline[-1]
+            expected = sorted(degrees(100 * x, -100 * y) for x, y in corners)
+            assert np.allclose(sorted(outline[:-1]), expected, rtol=0, atol=1e-8)
+            assert doubled_area([tuple(point) for point in outline]) > 0  # counter-clockwise
 
 
 def test_without_rasterio_it_says_what_to_install(tmp_path, monkeypatch):

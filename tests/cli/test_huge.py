@@ -80,6 +80,16 @@ def test_its_upscaled_image_is_not_written(scene):
     assert not list(Path("out").glob("*.png"))
 
 
+def test_crops_of_a_huge_image_are_its_own_pixels(scene):
+    done = detect("in", "-o", "out", "--save-crop", "--json", "boxes.json")
+    assert done.exit_code == 0, done.output
+    (image,) = json.loads(Path("boxes.json").read_text())["images"]
+    assert len(image["detections"]) == 4
+    for found in image["detections"]:
+        x1, y1, x2, y2 = (int(edge) for edge in found["xyxy"])
+        assert np.array_equal(to_array(read_image(Path("out", found["crop"]))), scene[y1:y2, x1:x2])
+
+
 def test_a_damaged_one_is_one_line(scene):
     Path("in/a.tif").write_bytes(Path("in/a.tif").read_bytes()[:-300])
     done = detect("in", "-o", "out")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
-from hatdet.core.atomic import written_whole
+from hatdet.core import atomic
+from hatdet.core.atomic import write_bytes, written_whole
 from hatdet.core.errors import OptionsError
 
 
@@ -46,3 +50,35 @@ def test_places_that_cannot_be_written(tmp_path):
     with pytest.raises(OptionsError, match="folder cannot be written: "), written_whole(tmp_path / "folder") as path:
         path.write_bytes(b"whole")
     assert not list(tmp_path.glob(".*"))
+
+
+def test_another_process_does_not_sweep_what_is_in_work(tmp_path, monkeypatch):
+    """It is locked, though whoever writes it opens it by its name."""
+    with written_whole(tmp_path / "a.bin") as path:
+        path.write_bytes(b"half")
+        monkeypatch.setattr(atomic, "_SWEPT", set())  # as a process that has not looked yet
+        write_bytes(tmp_path / "b.bin", b"other")
+        assert path.read_bytes() == b"half"
+    left = tmp_path / ".c.bin.0123abcd.part"
+    left.write_bytes(b"of a killed run")
+    monkeypatch.setattr(atomic, "_SWEPT", set())
+    with written_whole(tmp_path / "a.bin"):
+        pass
+    assert not left.exists()
+    assert (tmp_path / "a.bin").read_bytes() == b"half"
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), PermissionError(13, "denied")])
+def test_a_disk_that_says_no_leaves_what_was_there(tmp_path, monkeypatch, step, error):
+    target = tmp_path / "a.bin"
+    target.write_bytes(b"before")
+
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(*((os, "fsync") if step == "fsync" else (Path, "replace")), refuse)
+    with pytest.raises(OptionsError, match=f"cannot be written: {error.strerror}"), written_whole(target) as path:
+        path.write_bytes(b"new")
+    assert target.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [target]

@@ -150,3 +150,54 @@ def test_a_region_alone_is_looked_at():
 
 def test_an_image_with_nothing_in_it():
     assert found_in(Sees([]), (300, 300)) == []
+
+
+class SeesRotated(Sees):
+    """Diamonds in their boxes; a mask like each box and a point in its middle."""
+
+    def __call__(self, image: Image) -> Detections:
+        found = super().__call__(image)
+        x1, y1, x2, y2 = found.xyxy.T
+        x, y = (x1 + x2) / 2, (y1 + y2) / 2
+        rings = np.stack([np.stack(p, 1) for p in ((x1, y1), (x2, y1), (x2, y2), (x1, y2))], 1)
+        return Detections(
+            found.xyxy,
+            found.confidence,
+            found.class_id,
+            NAMES,
+            corners=np.stack([np.stack(p, 1) for p in ((x, y1), (x2, y), (x, y2), (x1, y))], 1),
+            polygons=[[ring] for ring in rings],
+            keypoints=np.stack([x, y], 1)[:, None],
+            keypoint_confidence=found.confidence[:, None],
+        )
+
+
+def test_corners_masks_and_keypoints_come_with_their_boxes():
+    objects = [((70, 70, 95, 95), 0), ((120, 30, 140, 60), 1)]
+    found = detect_in_windows(read, (175, 175), SeesRotated(objects), 100)
+    assert len(found) == 2
+    for one in found:
+        x1, y1, x2, y2 = one.xyxy
+        x, y = (x1 + x2) / 2, (y1 + y2) / 2
+        assert (one.xyxy, one.class_id) in objects
+        assert one.corners == ((x, y1), (x2, y), (x, y2), (x1, y))
+        assert one.polygons == (((x1, y1), (x2, y1), (x2, y2), (x1, y2)),)
+        assert one.keypoints == ((x, y, one.confidence),)
+
+
+def test_oriented_boxes_that_lie_side_by_side_are_not_one():
+    """Two ships on a slant: what encloses them overlaps by 0.6, they do not touch."""
+
+    class Ships:
+        name = "ships"
+
+        def __call__(self, image: Image) -> Detections:
+            left, top = (round(float(image.pixels[c, 0, 0]) * 65535) for c in (0, 1))
+            ship = np.array([[78, 41], [80, 40], [97, 79], [95, 80]], np.float32)  # in both windows
+            corners = np.stack([ship, ship + np.array([0, -10], np.float32)]) - np.array([left, top], np.float32)
+            boxes = np.concatenate([corners.min(1), corners.max(1)], 1)
+            sure = np.array([0.9, 0.8] if left == 0 else [0.7, 0.6], np.float32)
+            return Detections(boxes, sure, np.zeros(2, np.int64), NAMES, corners=corners)
+
+    found = detect_in_windows(read, (100, 175), Ships(), 100)
+    assert found.confidence.tolist() == pytest.approx([0.9, 0.8])
