@@ -164,6 +164,8 @@ def main() -> None:
         folder = Path(name)
         print(f"| `hatdet sr` x{SCALE} | image | written | peak memory, MiB | against the first | seconds |")
         print("|---|--:|--:|--:|--:|--:|")
+        largest = max(arguments.sides)
+        said = []
         for upscaler in arguments.upscaler:
             peaks = peaks_of_sr(folder, upscaler, arguments.sides)
             first = peaks[arguments.sides[0]][0]
@@ -171,6 +173,7 @@ def main() -> None:
                 sizes = f"{side}x{side} | {side * SCALE}x{side * SCALE}"
                 label = "a tiny HAT" if upscaler == "tiny" else upscaler
                 print(f"| {label} | {sizes} | {peak:.0f} | {peak / first - 1:+.1%} | {seconds:.0f} |", flush=True)
+            said.append(f"{peaks[largest][0]:.0f} MiB ({label})")
         if not arguments.no_window:
             found = window_of_30000(folder)
             print()
@@ -179,6 +182,8 @@ def main() -> None:
             window = "x".join(map(str, found.window[:2]))
             classes = ", ".join(found.classes)
             print(f"| {found.side}x{found.side} TIFF | {window} | {classes} | {found.grown_mib:.0f} |")
+            said.append(f"a window and a region of {found.side}x{found.side} {found.grown_mib:.0f} MiB more")
+        print(f"\nsr of {largest}x{largest} takes at most {', '.join(said)}")
 
 
 if __name__ == "__main__":
