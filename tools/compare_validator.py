@@ -22,8 +22,9 @@ import yaml
 
 import hatdet.detection.ultralytics_setup  # noqa: F401 (before ultralytics)
 from hatdet.core.types import Image
+from hatdet.detection.letterbox import Letterbox
 from hatdet.detection.weights import load_model
-from hatdet.detection.yolo import Letterbox, YoloDetector, load_detector
+from hatdet.detection.yolo import YoloDetector, load_detector
 from hatdet.evaluation.average_precision import coco_summary
 from hatdet.evaluation.boxes import Found, Truth
 from hatdet.evaluation.low_resolution import LowResolution, Pair, read_pair

@@ -70,11 +70,33 @@ XS = Recipe(
     sets=("Set5", "BSD100"),
     warmup=100,
     train="""\
-precision: bf16  # autocast: weights and optimizer stay in fp32
+precision: auto  # bf16 (autocast: weights and optimizer stay in fp32) where the device computes in it, else fp32
 fp32_tail: false  # the reconstruction in bf16 too, which is much of so small a network's work
 channels_last: true
 grad_clip: 1.0""",
     logger="save_checkpoint_freq: 500\nkeep_checkpoints: 3",
+)
+# Through the detector: what a step costs is the detector's as well, so patches are few and large.
+DETECTION_XS = replace(
+    XS,
+    lr="2.0e-4",
+    steps=2_500,
+    batch=4,
+    workers=1,
+    patch=64,
+    every=500,
+    sets=("detection",),
+    train=XS.train + "\nskip_not_finite: 20",
+    logger="save_checkpoint_freq: 250\nkeep_checkpoints: 3",
+)
+DETECTION = replace(
+    DETECTION_XS,
+    lr="5.0e-5",
+    steps=20_000,
+    workers=6,
+    every=2_000,
+    train="precision: auto\ngrad_clip: 1.0\nskip_not_finite: 20",
+    logger="keep_checkpoints: 3",
 )
 TITLES = {"hat-xs": "HAT-XS", "hat-s": "HAT-S", "hat": "HAT", "hat-l": "HAT-L"}
 BENCHMARKS = ("Set5", "Set14", "urban100", "BSDS100", "manga109")  # folders as HAT's files name them
@@ -102,6 +124,13 @@ def all_files() -> Iterator[tuple[str, str]]:
     yield real(second, "RealHATGANModel", REAL_GAN, start_from(first))
     for scale in (2, 4):
         yield own(scale)
+
+    for family, weights, recipe in (
+        ("hat-xs", "hat-xs-x4", DETECTION_XS),
+        ("hat-s", "HAT-S_SRx4", DETECTION),
+        ("hat", "HAT_SRx4_ImageNet-pretrain", DETECTION),
+    ):
+        yield detection(family, weights, recipe)
 
     for family, end in (("hat-s", ""), ("hat", ""), ("hat", "_ImageNet-pretrain"), ("hat-l", "_ImageNet-pretrain")):
         for scale in (2, 3, 4):
@@ -136,6 +165,35 @@ def own(scale: int) -> tuple[str, str]:
     head, train = general(f"HAT-XS_SRx{scale}", scale), pairs("photos", scale, XS)
     file = f"train_HAT-XS_SRx{scale}"
     return training(file, about, head, train, network("hat-xs", scale), start, scale, XS)
+
+
+def detection(family: str, weights: str, recipe: Recipe) -> tuple[str, str]:
+    """Training for a detector, on images with boxes and photos without."""
+    name = f"{TITLES[family]}_SRx4_detection"
+    about = (
+        f"{TITLES[family]} x4 trained for a detector: its pictures are to show the detector what the originals show.\n"
+    )
+    about += (
+        "Data: datasets/detection.yaml, an Ultralytics data file (or COCO's JSON) with train and val; and photos of\n"
+    )
+    about += (
+        "any kind in datasets/photos, which need no labels. Without those: --force_yml datasets:train:unlabelled=~\n"
+    )
+    train = f"""\
+    name: detection
+    type: DetectionPairedDataset
+    data: datasets/detection.yaml
+    split: train
+    unlabelled: [datasets/photos]
+    labelled_share: 0.5
+    min_visible: 0.3  # of a box that the crop cuts
+    resize_range: [0.7, 1.0]  # objects of more sizes
+    io_backend:
+      type: disk
+{loading(4, recipe)}"""
+    head = general(name, 4, "HATDetectionModel") + DETECTORS
+    start = NOTHING.replace("pretrain_network_g: ~", f"pretrain_network_g: {weights}")
+    return training(f"train_{name}", about, head, train, network(family, 4), start, 4, recipe, DETECTION_LOSSES)
 
 
 def imagenet(name: str, family: str, scale: int) -> tuple[str, str]:
@@ -217,6 +275,9 @@ def training(
     more: str = "",
 ) -> tuple[str, str]:
     sets = "".join("\n" + pair_of(f"val_{number}", each, scale) for number, each in enumerate(recipe.sets, 1))
+    metrics = f"  metrics:\n{metric('psnr', scale, best=True)}{metric('ssim', scale, best=True)}"
+    if recipe.sets == ("detection",):  # measured as `hatdet eval` measures
+        sets, metrics = DETECTION_SET, ""
     schedule = f"type: MultiStepLR\n    milestones: {list(recipe.halved)}\n    gamma: 0.5"
     if not recipe.halved:
         schedule = f"type: CosineAnnealingRestartLR\n    periods: [{recipe.steps}]\n    restart_weights: [1]\n"
@@ -226,8 +287,7 @@ val:
   val_freq: {recipe.every}
   save_img: false
   pbar: false
-{indented(recipe.val)}  metrics:
-{metric("psnr", scale, best=True)}{metric("ssim", scale, best=True)}"""
+{indented(recipe.val)}{metrics}"""
     saving = "" if "save_checkpoint_freq" in recipe.logger else f"  save_checkpoint_freq: {recipe.every}\n"
     return (
         f"train/{name}.yml",
@@ -251,7 +311,7 @@ train:
     type: L1Loss
     loss_weight: 1.0
     reduction: mean
-{more and adam("optim_d", recipe)}{more}{val if recipe.sets else ""}
+{adam("optim_d", recipe) if more is ADVERSARIAL else ""}{more}{val if recipe.sets else ""}
 logger:
   print_freq: {recipe.print_every}
 {saving}{indented(recipe.logger)}  use_tb_logger: true
@@ -423,6 +483,38 @@ network_d:
   num_in_ch: 3
   num_feat: 64
   skip_connection: true
+"""
+DETECTORS = """
+detection:
+  detectors: [yolo11n]  # frozen; of several they take turns. Names and files as --weights takes them
+  witnesses: [yolov8n]  # measured with at validations, never trained with: a gain that they do not see is none
+  moved_share: 0.5  # of the steps in which the detector sees the pictures moved by up to `shift` pixels and rescaled
+  shift: 31
+  rescale: [0.75, 1.25]
+"""
+DETECTION_SET = """
+  val_1:
+    name: detection
+    type: DetectionPairedDataset
+    data: datasets/detection.yaml
+    split: val
+    io_backend:
+      type: disk
+"""
+DETECTION_LOSSES = """\
+  feature_opt:  # the detector's feature maps of the upscaled image against those of the original
+    type: DetectorFeatureLoss
+    loss_weight: 0.2
+    levels: [3, 4, 5]
+  box_opt:  # the detector's loss of the labelled boxes
+    type: DetectorBoxLoss
+    loss_weight: 0.002
+    schedule:
+      from_iter: 500
+      ramp_iter: 200
+  consistency_opt:  # reduced again, it is the low-resolution image
+    type: ReductionLoss
+    loss_weight: 0.5
 """
 ADVERSARIAL = """\
   perceptual_opt:

@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from hatdet.cli.options import DebugOption, ForceOption, MoreArgument, OptOption, QuietOption, overrides
+from hatdet.cli.options import (
+    DebugOption,
+    ForceOption,
+    MoreArgument,
+    OptOption,
+    QuietOption,
+    overrides,
+    writable_file,
+)
 
 __all__ = ["run"]
 
@@ -20,6 +28,13 @@ def run(
     more: MoreArgument = None,
     *,
     every: Annotated[bool, typer.Option("--all", help="Name everything that is wrong, not the first 10.")] = False,
+    draw: Annotated[
+        Path | None,
+        typer.Option(
+            help="Draw the first batch of images with boxes as training will read it, as a PNG, and look at it.",
+            metavar="FILE",
+        ),
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Pairs at a time.", show_default="one a core")] = None,
     quiet: QuietOption = False,
     debug: DebugOption = False,
@@ -28,7 +43,8 @@ def run(
 
     Prints a line for each data set, and what is wrong by the file's name. Exit code 1 if anything is.
 
-    Example: `hatdet check-data -opt options/train/train_HAT-XS_SRx4.yml`
+    Examples: `hatdet check-data -opt options/train/train_HAT-XS_SRx4.yml` ·
+    `hatdet check-data -opt options/train/train_HAT-XS_SRx4_detection.yml --draw batch.png`
     """
     from hatdet.cli.session import FAILED, Session, guarded
 
@@ -38,6 +54,13 @@ def run(
         from hatdet.training.preflight import check_data_sets
 
         options = read_options(opt, train=_trains(opt), overrides=overrides(force_yml, more), check_paths=False)
+        if draw is not None:
+            from hatdet.imaging.files import write_array
+            from hatdet.training.detection_preflight import drawn_batch
+
+            writable_file(str(draw), "--draw")
+            write_array(drawn_batch(options), draw, drawn=True)
+            session.say(f"the first batch, with its boxes and its low-resolution images, in {draw}")
         wrong = 0
         for checked in check_data_sets(options, lambda pairs: session.over(pairs, "checking"), workers):
             session.result(str(checked))

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,16 +30,14 @@ from hatdet.cli.options import (
     UpscalerOption,
     refuse_beside_engine,
     tile_or_auto,
-    writable_file,
 )
 
 if TYPE_CHECKING:
+    from hatdet.cli.detect_chain import Chain
+    from hatdet.cli.detect_results import Found, Job, ReportFiles
     from hatdet.cli.session import Session
-    from hatdet.core.types import Detections, Detector, Image, Upscaler
-    from hatdet.imaging.files import Pixels
+    from hatdet.core.types import Image
     from hatdet.imaging.sources import Source
-
-    Job = tuple[Source, Path, Path, Path]  # and where its picture, its labels and its upscaled image go
 
 __all__ = ["run"]
 
@@ -54,32 +49,6 @@ _DECIDED_BY_CHAIN = (
     *_DECIDED_BY_UPSCALER,
     *("overlap", "batch", "weights", "conf", "iou", "classes", "max_det", "imgsz"),
 )
-JSON_SCHEMA = 1
-
-
-@dataclass(frozen=True, eq=False)
-class _Found:
-    """What there is to write of one image: no tensor of it is kept until then.
-
-    Attributes:
-        source: the image, `(h, w, 3)`.
-        seen: what the detector saw; None where that was the image itself.
-        detections: in source coordinates.
-        milliseconds: of each step; None for one that was not taken.
-    """
-
-    source: Pixels
-    seen: Pixels | None
-    detections: Detections
-    milliseconds: Mapping[str, float | None]
-
-    @property
-    def width(self) -> int:
-        return int(self.source.shape[1])
-
-    @property
-    def height(self) -> int:
-        return int(self.source.shape[0])
 
 
 def run(
@@ -103,7 +72,8 @@ def run(
     weights: Annotated[
         str | None,
         typer.Option(
-            help="The detector: an Ultralytics detection model by name (yolo11s) or file (.pt, .safetensors).",
+            help="The detector: an Ultralytics model by name (yolo11s) or file (.pt, .safetensors), for boxes, "
+            "oriented boxes (-obb), masks (-seg) or keypoints (-pose).",
             rich_help_panel=_BOXES,
             show_default="the embedded yolo11n-upscaled",
         ),
@@ -135,7 +105,25 @@ def run(
         ),
     ] = None,
     save_txt: Annotated[
-        bool, typer.Option("--save-txt", help="Write labels/*.txt in YOLO's format.", rich_help_panel=_FILES)
+        bool, typer.Option("--save-txt", help="Write labels/*.txt in Ultralytics' format.", rich_help_panel=_FILES)
+    ] = False,
+    coco: Annotated[
+        str | None,
+        typer.Option(
+            help="Write all boxes as COCO's JSON: images, categories, and annotations with a score.",
+            metavar="FILE",
+            rich_help_panel=_FILES,
+        ),
+    ] = None,
+    csv: Annotated[
+        str | None,
+        typer.Option(help="Write all boxes as a table, a line for each.", metavar="FILE", rich_help_panel=_FILES),
+    ] = None,
+    save_crop: Annotated[
+        bool,
+        typer.Option(
+            "--save-crop", help="Write each object, cut out of the image, to crops/<class>/.", rich_help_panel=_FILES
+        ),
     ] = False,
     save_sr: Annotated[
         bool, typer.Option("--save-sr", help="Write the upscaled images to sr/.", rich_help_panel=_FILES)
@@ -161,185 +149,137 @@ def run(
     from hatdet.cli.session import Session, guarded
 
     with guarded(debug), Session(quiet, debug) as session:
-        from hatdet.cli.overlap import overlapped
-        from hatdet.cli.resumable import check_on_error, detected_by, made_by, say_what_was_done, says_what_remains
-        from hatdet.cli.weights import download_progress, engine_with_progress, upscaler_with_progress
-        from hatdet.core.errors import InputError, OptionsError
-        from hatdet.detection.chain import run_chain
-        from hatdet.detection.yolo import load_detector
-        from hatdet.imaging.drawing import side_by_side, with_boxes
-        from hatdet.imaging.files import MAX_PIXELS, read_image, to_array, write_array
-        from hatdet.imaging.sample_photos import SAMPLE_REDUCTION, write_samples
-        from hatdet.imaging.sources import check_results, find_sources, result_paths
-        from hatdet.runs.manifest import Manifest, state_of
+        from hatdet.cli.detect_chain import Enlarging, Looking, load_chain
+        from hatdet.cli.detect_results import ReportFiles, planned
+        from hatdet.cli.resumable import check_on_error
+        from hatdet.core.errors import OptionsError
+        from hatdet.imaging.files import MAX_PIXELS
 
         check_on_error(on_error)
-        side = tile_or_auto(tile)
+        enlarging = Enlarging(upscaler, scale, tile_or_auto(tile), overlap, batch)
+        looking = Looking(weights, conf, iou, max_det, classes, imgsz, trust)
         if save_sr and not upscale:
             raise OptionsError("--save-sr writes upscaled images: it needs --upscale")
         refuse_beside_engine(context, _DECIDED_BY_UPSCALER if upscale else _DECIDED_BY_CHAIN, engine)
-        if inputs:
-            sources = find_sources(inputs, leave_out=[output, *RESULTS])
-        else:
-            sources = find_sources(write_samples(output / "samples"))
-            session.say(f"no input given: two sample photos reduced {SAMPLE_REDUCTION} times, in {output / 'samples'}")
-        pictures = result_paths(sources, output)
-        labels = result_paths(sources, output / "labels", ".txt")
-        larger = result_paths(sources, output / "sr")
-        results = [*pictures, *(labels if save_txt else ()), *(larger if save_sr else ())]
-        check_results(sources, results if json_file in (None, "-") else [*results, writable_file(json_file, "--json")])
-        enlarge: Upscaler | None = None
-        detector: Detector
-        if engine is not None and not upscale:
-            from hatdet.deploy.engines import ChainEngine, load_engine
-
-            detector = ChainEngine(load_engine(engine, device=device, precision=precision))
-            upscaled_by: str | None = detector.card.upscaler
-        else:
-            if engine is not None:
-                enlarge = engine_with_progress(session, engine, device, precision, overlap, batch)
-            elif upscale:
-                enlarge = upscaler_with_progress(session, upscaler, scale, device, precision, side, overlap, batch)
-            upscaled_by = enlarge.name if enlarge is not None else None
-            with download_progress(session, str(weights)) as on_fetch:
-                detector = load_detector(
-                    weights,
-                    confidence=conf,
-                    iou=iou,
-                    max_detections=max_det,
-                    classes=[name.strip() for name in classes.split(",")] if classes else None,
-                    imgsz=imgsz,
-                    device=device,
-                    trust=trust,
-                    on_fetch=on_fetch,
-                )
+        sources = _sources(session, inputs, output)
+        files = ReportFiles(json_file, coco, csv)
+        jobs = planned(sources, output, labels=save_txt, larger=save_sr, crops=save_crop, reports=files.places())
+        chain = load_chain(session, enlarging if upscale else None, looking, engine, device, precision)
 
         started = time.perf_counter()
-        reports: dict[Path, Any] = {}  # of this run, and of those before it
-        states: dict[Path, str] = {}
+        images = _Run(session, chain, output, max_pixels or MAX_PIXELS, files)
+        images.over(jobs, overwrite=overwrite, stop=on_error == "stop")
+        session.finish(started, output)
 
-        def read(job: Job) -> tuple[Image, float]:
-            states[job[0].path] = state_of(job[0].path)
-            began = time.perf_counter()
-            image = read_image(job[0].path, max_pixels or MAX_PIXELS)
-            return image, (time.perf_counter() - began) * 1e3
 
-        def detected(job: Job, image_and_time: tuple[Image, float]) -> _Found:
-            session.begin()
-            image, read_ms = image_and_time
-            try:
-                result = run_chain(image, enlarge, detector)
-            except InputError as error:
-                raise InputError(f"{job[0].path}: {error}") from error
-            timing = {"read": read_ms, "upscale": result.upscale_ms, "detect": result.detect_ms}
-            return _Found(
-                to_array(image), to_array(result.seen) if enlarge is not None else None, result.detections, timing
-            )
+def _sources(session: Session, inputs: Sequence[str] | None, output: Path) -> list[Source]:
+    """The images that are named; without any, samples that are written for the purpose."""
+    from hatdet.imaging.sample_photos import SAMPLE_REDUCTION, write_samples
+    from hatdet.imaging.sources import find_sources
 
-        def written(job: Job, found: _Found) -> str:
-            source, picture, label, sr_file = job
-            if found.seen is None:
-                drawn = with_boxes(found.source, found.detections)
-            else:
-                drawn = side_by_side(found.source, found.seen, found.detections, upscaled_by or "")
-            if save_sr and found.seen is not None:
-                write_array(found.seen, sr_file)
-            if save_txt:
-                _write_labels(found, label)
-            write_array(drawn, picture, drawn=True)
-            reports[source.path] = _image_report(source.path, found)
-            manifest.put(source.path, states.pop(source.path), picture, others(job), reports[source.path])
-            return f"{source.path}: {_summary(found.detections)} -> {picture}"
+    if inputs:
+        return find_sources(inputs, leave_out=[output, *RESULTS])
+    sources = find_sources(write_samples(output / "samples"))
+    session.say(f"no input given: two sample photos reduced {SAMPLE_REDUCTION} times, in {output / 'samples'}")
+    return sources
 
-        def others(job: Job) -> list[Path]:
-            """What is written of an image besides its picture."""
-            return [*([job[2]] if save_txt else []), *([job[3]] if save_sr else [])]
 
-        def write_report() -> None:
-            if json_file is not None:
-                images = [reports[source.path] for source in sources if source.path in reports]
-                header = {"schema": JSON_SCHEMA, "upscaler": upscaled_by, "detector": detector.name}
-                _write_json({**header, "images": images}, json_file, session)
+class _Run:
+    """Images through the chain, and their results to files: three steps for each, and the loop over them."""
 
-        settings = {"verb": "detect", **detected_by(detector, weights, engine)}
-        settings |= {} if enlarge is None else made_by(enlarge, upscaler, scale, engine)
-        with Manifest(output, settings) as manifest:
-            left = []
-            for job in zip(sources, pictures, labels, larger, strict=True):
-                before = None if overwrite else manifest.done(job[0].path, job[1], others(job))
-                if before is None:
-                    left.append(job)
-                else:
-                    reports[job[0].path] = {**before, "source": str(job[0].path)}
-            say_what_was_done(session, manifest, len(reports), len(sources))
+    def __init__(self, session: Session, chain: Chain, output: Path, max_pixels: int, files: ReportFiles) -> None:
+        from hatdet.runs.manifest import Manifest
+
+        self.session, self.chain, self.max_pixels, self.files = session, chain, max_pixels, files
+        self.manifest = Manifest(output, chain.settings)
+        self.reports: dict[Path, Any] = {}  # of this run, and of those before it
+        self.states: dict[Path, str] = {}
+
+    def over(self, jobs: Sequence[Job], *, overwrite: bool, stop: bool) -> None:
+        """Do those that no earlier run has done (all, to overwrite), up to the first that fails if it is to `stop`."""
+        from hatdet.cli.overlap import overlapped
+        from hatdet.cli.resumable import say_what_was_done, says_what_remains
+        from hatdet.core.errors import OptionsError
+
+        session = self.session
+        with self.manifest:
+            left = jobs if overwrite else [job for job in jobs if not self.done_before(job)]
+            say_what_was_done(session, self.manifest, len(self.reports), len(jobs))
             try:
                 # Closed before the manifest is: what was begun to be written is put into it.
                 with (
                     says_what_remains(session, left) as stopping,
-                    closing(overlapped(left, read, detected, written, stopping)) as running,
+                    closing(overlapped(left, self.read, self.detect, self.write, stopping)) as running,
                 ):
                     for job, finish in session.over(running, "detecting", len(left)):
                         line = ""
-                        with session.one(job[0].path):
+                        with session.one(job.source.path):
                             line = finish()
-                        if line and json_file != "-":
+                        if line and self.files.json != "-":
                             session.result(line)
-                        if session.failed and on_error == "stop":
+                        if session.failed and stop:
                             break
             except BaseException:
                 # Interrupted: what was found so far is not lost, and a second error does not hide the first.
-                if reports:
+                if self.reports:
                     with contextlib.suppress(OptionsError, BrokenPipeError):
-                        write_report()
+                        self.report(jobs)
                 raise
-        write_report()
-        session.finish(started, output)
+        self.report(jobs)
 
+    def done_before(self, job: Job) -> bool:
+        """Whether an earlier run has done it; its report is taken over."""
+        before = self.manifest.done(job.source.path, job.picture, job.others)
+        if before is None or (job.crops is not None and any(one["crop"] is None for one in before["detections"])):
+            return False
+        self.reports[job.source.path] = {**before, "source": str(job.source.path)}
+        return True
 
-def _summary(detections: Detections) -> str:
-    counts: dict[str, int] = {}
-    for detection in detections:
-        counts[detection.class_name] = counts.get(detection.class_name, 0) + 1
-    return ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing"
+    def read(self, job: Job) -> tuple[Image, float]:
+        """The image, and the milliseconds that it took."""
+        from hatdet.imaging.files import read_image
+        from hatdet.runs.manifest import state_of
 
+        self.states[job.source.path] = state_of(job.source.path)
+        began = time.perf_counter()
+        image = read_image(job.source.path, self.max_pixels)
+        return image, (time.perf_counter() - began) * 1e3
 
-def _image_report(source: Path, found: _Found) -> dict[str, Any]:
-    return {
-        "source": str(source),
-        "width": found.width,
-        "height": found.height,
-        "detections": [
-            {
-                "xyxy": [round(edge, 3) for edge in detection.xyxy],
-                "confidence": round(detection.confidence, 5),
-                "class_id": detection.class_id,
-                "class_name": detection.class_name,
-            }
-            for detection in found.detections
-        ],
-        "timing_ms": {step: None if took is None else round(took, 3) for step, took in found.milliseconds.items()},
-    }
+    def detect(self, job: Job, image_and_time: tuple[Image, float]) -> Found:
+        """What is in the image."""
+        from hatdet.cli.detect_results import Found
+        from hatdet.core.errors import InputError
+        from hatdet.detection.chain import run_chain
+        from hatdet.imaging.files import to_array
 
+        self.session.begin()
+        image, read_ms = image_and_time
+        try:
+            result = run_chain(image, self.chain.enlarge, self.chain.detector)
+        except InputError as error:
+            raise InputError(f"{job.source.path}: {error}") from error
+        timing = {"read": read_ms, "upscale": result.upscale_ms, "detect": result.detect_ms}
+        seen = None if self.chain.enlarge is None else to_array(result.seen)
+        return Found(to_array(image), seen, result.detections, timing)
 
-def _write_labels(found: _Found, path: Path) -> None:
-    """YOLO's format: class, centre and size as shares of the source image."""
-    from hatdet.core.atomic import write_text
+    def write(self, job: Job, found: Found) -> str:
+        """Its files; the line that says so."""
+        from hatdet.cli.detect_results import image_report, summary, write_results
 
-    lines = []
-    for detection in found.detections:
-        x1, y1, x2, y2 = detection.xyxy
-        w, h = found.width, found.height
-        numbers = ((x1 + x2) / 2 / w, (y1 + y2) / 2 / h, (x2 - x1) / w, (y2 - y1) / h)
-        lines.append(" ".join([str(detection.class_id), *(f"{number:.6f}" for number in numbers)]) + "\n")
-    write_text(path, "".join(lines))
+        path = job.source.path
+        write_results(job, found, self.chain.upscaled_by)
+        self.reports[path] = image_report(job, found)
+        crops = job.crops_of(found.detections)
+        if job.crops is not None:  # of other settings there may have been more
+            for crop in {*self.manifest.files_of(job.picture)} - {*crops}:
+                if job.crops in crop.parents and ".." not in crop.parts:
+                    crop.unlink(missing_ok=True)
+        self.manifest.put(path, self.states.pop(path), job.picture, [*job.others, *crops], self.reports[path])
+        return f"{path}: {summary(found.detections)} -> {job.picture}"
 
+    def report(self, jobs: Sequence[Job]) -> None:
+        """The files about all images."""
+        from hatdet.cli.detect_results import write_reports
 
-def _write_json(report: Mapping[str, Any], file: str, session: Session) -> None:
-    from hatdet.core.atomic import write_text
-
-    text = json.dumps(report, indent=1) + "\n"  # in ASCII: a file's name need not fit the terminal's encoding
-    if file == "-":
-        sys.stdout.write(text)
-    else:
-        write_text(Path(file), text)
-        session.say(f"boxes in {file}")
+        images = [self.reports[job.source.path] for job in jobs if job.source.path in self.reports]
+        write_reports(images, self.chain, self.files, self.session)

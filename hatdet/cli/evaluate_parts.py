@@ -136,6 +136,7 @@ def load_detectors(
                 max_detections=boxes,
                 device=machine.device,
                 trust=trust,
+                tasks=("detect",),
                 on_fetch=on_fetch,
             )
         stems = [Path(other or "").stem for other in weights]

@@ -105,7 +105,15 @@ def run(
         else:
             with download_progress(session, str(weights)) as on_fetch:
                 file = find_detector(weights, on_fetch)
-            detector = load_detector(file, confidence=conf, iou=iou, max_detections=max_det, device="cpu", trust=trust)
+            detector = load_detector(
+                file,
+                confidence=conf,
+                iou=iou,
+                max_detections=max_det,
+                device="cpu",
+                trust=trust,
+                tasks=("detect",),
+            )
             target = target or FOLDER / f"{source.name}+{detector.name}.onnx"
             check = export_chain(source, scale, detector, file, target)
             if check.boxes:

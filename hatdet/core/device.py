@@ -11,7 +11,15 @@ from torch import nn
 
 from hatdet.core.errors import DeviceError, OptionsError
 
-__all__ = ["choose_device", "choose_precision", "device_name", "is_out_of_memory", "placed", "release_memory"]
+__all__ = [
+    "choose_device",
+    "choose_precision",
+    "computes_bf16",
+    "device_name",
+    "is_out_of_memory",
+    "placed",
+    "release_memory",
+]
 
 Model = TypeVar("Model", bound=nn.Module)
 BF16_CAPABILITY = (8, 0)  # older cards emulate it, slower than fp32
@@ -49,13 +57,24 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
         OptionsError: another name.
     """
     if name == "auto":
-        supported = device.type == "cuda" and torch.cuda.get_device_capability(device) >= BF16_CAPABILITY
-        return torch.bfloat16 if supported else torch.float32
+        return torch.bfloat16 if device.type == "cuda" and computes_bf16(device) else torch.float32
     if name == "fp16":
         raise OptionsError("precision fp16 is refused: HAT overflows in it (black tiles); use bf16 or fp32")
     if name not in ("fp32", "bf16"):
         raise OptionsError(f"precision must be auto, fp32 or bf16, got {name!r}")
     return torch.bfloat16 if name == "bf16" else torch.float32
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether the device has instructions for products in bf16; without them it emulates, several times slower."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= BF16_CAPABILITY
+    if device.type != "cpu":
+        return False
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        # On x86 oneDNN says yes to any AVX-512.
+        return any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return bool(getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", bool)())
 
 
 def device_name(device: torch.device) -> str:

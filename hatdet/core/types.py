@@ -6,9 +6,9 @@ divides by it; so boxes are in source coordinates whatever ran before, and no ca
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -69,14 +69,28 @@ class Image:
         return Image(self.pixels.to(device), self.scale, self.bit_depth)
 
 
+Point: TypeAlias = tuple[float, float]
+
+
 @dataclass(frozen=True)
 class Detection:
-    """One object: its box in source pixels (continuous edges), the confidence in [0, 1], the class."""
+    """One object: its box in source pixels (continuous edges), the confidence in [0, 1], the class.
+
+    What only some detectors say is None with the others, all of it in source pixels:
+
+    Attributes:
+        corners: the four corners of the rotated box, in turn.
+        polygons: the outlines of the object's mask, one for each of its parts.
+        keypoints: x, y and the confidence, which is None where the detector says none.
+    """
 
     xyxy: tuple[float, float, float, float]
     confidence: float
     class_id: int
     class_name: str
+    corners: tuple[Point, Point, Point, Point] | None = None
+    polygons: tuple[tuple[Point, ...], ...] | None = None
+    keypoints: tuple[tuple[float, float, float | None], ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +102,12 @@ class Detections:
         confidence: `(n,)` float32 in [0, 1].
         class_id: `(n,)` int64.
         class_names: the detector's names by id; every id in `class_id` has one.
+        corners: of rotated boxes, `(n, 4, 2)` float32, in source coordinates, in turn; `xyxy` is what encloses them.
+            They are not clipped: a rotated box at the border stays a rectangle. None where boxes are not rotated.
+        polygons: of masks, for each object the outlines of its parts, `(k, 2)` float32 each with k from 3, in source
+            coordinates; holes are filled. None where there are no masks.
+        keypoints: `(n, k, 2)` float32, source coordinates. None where there are none.
+        keypoint_confidence: `(n, k)` float32 in [0, 1]. None where the detector says none.
 
     Raises:
         ValueError: lengths that differ, numbers that are not finite, boxes whose corners are swapped, a class without a
@@ -98,6 +118,10 @@ class Detections:
     confidence: NDArray[np.float32]
     class_id: NDArray[np.int64]
     class_names: Mapping[int, str] = field(repr=False)
+    corners: NDArray[np.float32] | None = None
+    polygons: Sequence[Sequence[NDArray[np.float32]]] | None = None
+    keypoints: NDArray[np.float32] | None = None
+    keypoint_confidence: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.xyxy)
@@ -111,14 +135,49 @@ class Detections:
         unnamed = sorted(set(self.class_id.tolist()) - set(self.class_names))
         if unnamed:
             raise ValueError(f"class ids must have a name, got {unnamed} without one")
+        if self.corners is not None and self.corners.shape != (n, 4, 2):
+            raise ValueError(f"corners of {n} boxes must be ({n}, 4, 2), got {self.corners.shape}")
+        if self.polygons is not None:
+            if len(self.polygons) != n:
+                raise ValueError(f"{n} boxes must have {n} masks, got {len(self.polygons)}")
+            for ring in (ring for rings in self.polygons for ring in rings):
+                if ring.ndim != 2 or ring.shape[1] != 2 or len(ring) < 3:
+                    raise ValueError(f"polygons must be (k, 2) with k from 3, got {ring.shape}")
+        if self.keypoints is not None and (self.keypoints.ndim != 3 or self.keypoints.shape[::2] != (n, 2)):
+            raise ValueError(f"keypoints of {n} boxes must be ({n}, k, 2), got {self.keypoints.shape}")
+        if self.keypoint_confidence is not None:
+            points = None if self.keypoints is None else self.keypoints.shape[:2]
+            if self.keypoint_confidence.shape != points:
+                raise ValueError(f"confidences of keypoints must be {points}, got {self.keypoint_confidence.shape}")
 
     def __len__(self) -> int:
         return len(self.xyxy)
 
     def __iter__(self) -> Iterator[Detection]:
-        for box, confidence, class_id in zip(self.xyxy, self.confidence, self.class_id, strict=True):
-            x1, y1, x2, y2 = (float(edge) for edge in box)
-            yield Detection((x1, y1, x2, y2), float(confidence), int(class_id), self.class_names[int(class_id)])
+        for index, (box, confidence, class_id) in enumerate(
+            zip(self.xyxy.tolist(), self.confidence.tolist(), self.class_id.tolist(), strict=True)
+        ):
+            yield Detection(
+                tuple(box),
+                confidence,
+                class_id,
+                self.class_names[class_id],
+                None if self.corners is None else cast("Any", _points(self.corners[index])),
+                None if self.polygons is None else tuple(_points(ring) for ring in self.polygons[index]),
+                self._keypoints(index),
+            )
+
+    def _keypoints(self, index: int) -> tuple[tuple[float, float, float | None], ...] | None:
+        if self.keypoints is None:
+            return None
+        points = self.keypoints[index].tolist()
+        if self.keypoint_confidence is None:
+            return tuple((x, y, None) for x, y in points)
+        return tuple((x, y, c) for (x, y), c in zip(points, self.keypoint_confidence[index].tolist(), strict=True))
+
+
+def _points(array: NDArray[np.float32]) -> tuple[Point, ...]:
+    return tuple((x, y) for x, y in array.tolist())
 
 
 @runtime_checkable

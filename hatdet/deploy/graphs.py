@@ -19,7 +19,8 @@ from torch.jit import TracerWarning  # type: ignore[attr-defined]
 
 from hatdet.core.errors import OptionsError
 from hatdet.deploy.cards import IMAGE, KEY, Card, to_json
-from hatdet.detection.yolo import PADDING, YoloDetector
+from hatdet.detection.letterbox import PADDING
+from hatdet.detection.yolo import YoloDetector
 
 __all__ = ["OPSET", "ChainGraph", "onnx_bytes", "torchscript_bytes"]
 

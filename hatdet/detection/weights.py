@@ -7,7 +7,7 @@ import os
 import pickle
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,18 +15,23 @@ from typing import Any, cast
 
 import yaml
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialized
 from torch import nn
 
 import hatdet.detection.ultralytics_setup  # noqa: F401 (before ultralytics)
 from hatdet.core.assets import asset
+from hatdet.core.atomic import write_bytes
 from hatdet.core.errors import WeightsError
 from hatdet.core.fetch import Progress, fetch, sha256_of
 from hatdet.core.pickles import refused_name
 
-__all__ = ["EMBEDDED", "EmbeddedDetector", "find_detector", "load_model", "released_file"]
+__all__ = ["EMBEDDED", "TASKS", "EmbeddedDetector", "find_detector", "load_model", "released_file", "save_model"]
+
+# What Ultralytics calls them, and what models for them find.
+TASKS = {"detect": "boxes", "obb": "oriented boxes", "segment": "masks", "pose": "keypoints"}
 
 # The release that the supported Ultralytics versions fetch their own models from.
-RELEASED_DETECTOR = re.compile(r"yolo(v\d+|\d+)[a-z]6?u?\.pt")  # no -seg, -pose, -obb, -cls; no SAM, no RT-DETR
+RELEASED_DETECTOR = re.compile(r"yolo(v\d+|\d+)[a-z]6?u?(-seg|-pose(-p6)?|-obb)?\.pt")  # no -cls; no SAM, no RT-DETR
 RELEASE = "https://github.com/ultralytics/assets/releases/download/v8.4.0/"
 
 
@@ -84,21 +89,23 @@ def find_detector(name: str | Path | None, progress: Progress | None = None) -> 
 
 
 def released_file(name: str) -> str | None:
-    """The file of a detection model that Ultralytics has released under that name, or None."""
+    """The file of a model for one of the `TASKS` that Ultralytics has released under that name, or None."""
     from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 
     file = name if name.endswith(".pt") else f"{name}.pt"
     return file if file in GITHUB_ASSETS_NAMES and RELEASED_DETECTOR.fullmatch(file) else None
 
 
-def load_model(path: Path, trust: bool = False) -> nn.Module:
-    """Load a detection model, in eval mode, float32, on the CPU, its batch norms fused into the convolutions.
+def load_model(path: Path, tasks: Collection[str] = TASKS, *, fuse: bool = True, trust: bool = False) -> nn.Module:
+    """Load a detection model, in eval mode, float32, on the CPU, its parameters without gradients.
 
     A `.pt` checkpoint is unpickled into known classes only. A `.safetensors` file holds the model's YAML and its class
     names in its metadata (`model_yaml`, `names`), or has a YAML file of its own name beside it.
 
     Args:
         path: of the file.
+        tasks: the `TASKS` that the model may be for; the one that it is for becomes its attribute `task`.
+        fuse: batch norms into the convolutions, and away with what only training needs.
         trust: whether a `.pt` checkpoint may have any class and run any code.
 
     Raises:
@@ -111,10 +118,27 @@ def load_model(path: Path, trust: bool = False) -> nn.Module:
         raise WeightsError(f"{path} must end in .pt or .safetensors to be a detector's weights")
     model = _from_safetensors(path) if suffix == ".safetensors" else _from_checkpoint(path, trust)
     task = getattr(model, "task", None) or _task(model)
-    if task != "detect":
-        raise WeightsError(f"{path} is a model for the task {task!r}: expected a YOLO detection model (boxes)")
-    fused = cast(Any, model).fuse(verbose=False)
-    return cast(nn.Module, fused).eval().requires_grad_(False)
+    if task not in tasks:
+        finds = " or ".join(TASKS[known] for known in tasks)
+        raise WeightsError(f"{path} is a model for the task {task!r}: expected a YOLO detection model ({finds})")
+    if fuse:
+        model = cast(nn.Module, cast(Any, model).fuse(verbose=False))
+    cast(Any, model).task = task
+    return model.eval().requires_grad_(False)
+
+
+def save_model(model: nn.Module, path: Path) -> None:
+    """Write a detection model as fp16 safetensors that say which network they are; `load_model` reads them.
+
+    Raises:
+        OptionsError: the place cannot be written.
+    """
+    known = cast(Any, model)
+    state = {
+        key: value.half().cpu().contiguous() for key, value in model.state_dict().items() if value.is_floating_point()
+    }
+    metadata = {"model_yaml": json.dumps(known.yaml), "names": json.dumps(known.names)}
+    write_bytes(path, serialized(state, metadata=metadata))
 
 
 def _task(model: nn.Module) -> str:
@@ -189,8 +213,9 @@ def _from_checkpoint(path: Path, trust: bool) -> nn.Module:
 
 
 def _from_safetensors(path: Path) -> nn.Module:
-    from ultralytics.nn.tasks import DetectionModel
+    from ultralytics.nn import tasks
 
+    kinds = {"obb": tasks.OBBModel, "segment": tasks.SegmentationModel, "pose": tasks.PoseModel}
     try:
         with safe_open(path, "pt") as file:
             state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 (not a dict)
@@ -203,8 +228,9 @@ def _from_safetensors(path: Path) -> nn.Module:
     try:
         text = metadata.get("model_yaml") or beside.read_text()
         description = yaml.safe_load(text)  # JSON is YAML
+        kind = kinds.get(tasks.guess_model_task(description), tasks.DetectionModel)
         with _no_code_in_models():
-            model = DetectionModel(description, ch=int(description.get("channels", 3)), verbose=False)
+            model = kind(description, ch=int(description.get("channels", 3)), verbose=False)
         missing, unexpected = model.load_state_dict(state, strict=False)
         names = json.loads(metadata["names"]) if "names" in metadata else description.get("names")
         if names is not None:

@@ -3,82 +3,39 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 import hatdet.detection.ultralytics_setup  # noqa: F401 (before ultralytics)
 from hatdet.core.device import choose_device, placed
 from hatdet.core.errors import OptionsError, WeightsError
 from hatdet.core.fetch import Progress
 from hatdet.core.types import Detections, Image
-from hatdet.detection.weights import find_detector, load_model
+from hatdet.detection.letterbox import Letterbox
+from hatdet.detection.tasks import Canvas, detections, separated
+from hatdet.detection.weights import TASKS, find_detector, load_model
 
-__all__ = ["Letterbox", "YoloDetector", "load_detector"]
+__all__ = ["YoloDetector", "load_detector"]
 
 log = logging.getLogger(__name__)
 
 PLAIN_IMGSZ = 640  # Ultralytics' own default, for images as they are
 LARGEST_IMGSZ = 2560  # an upscaled canvas beyond it is shrunk
-PADDING = 114 / 255  # the grey that YOLO models are trained with
-
-
-@dataclass(frozen=True)
-class Letterbox:
-    """How an image of `size_hw` is put on the detector's canvas: resized to `resized_hw`, grey around it.
-
-    A coordinate on the canvas is `(x - left) * width / resized width` in the image, exactly.
-    """
-
-    size_hw: tuple[int, int]
-    resized_hw: tuple[int, int]
-    top: int
-    left: int
-    canvas_hw: tuple[int, int]
-
-    @classmethod
-    def fit(cls, size_hw: tuple[int, int], long_side: int | None, stride: int) -> Letterbox:
-        """The smallest canvas of whole strides around the image, resized so that its long side is `long_side`.
-
-        Without a `long_side` the image keeps its size. Rounding and placing as Ultralytics' predictor does.
-        """
-        gain = 1.0 if long_side is None else long_side / max(size_hw)
-        h, w = (max(1, round(side * gain)) for side in size_hw)
-        spare_h, spare_w = -h % stride, -w % stride
-        top, left = round(spare_h / 2 - 0.1), round(spare_w / 2 - 0.1)
-        return cls(size_hw, (h, w), top, left, (h + spare_h, w + spare_w))
-
-    def apply(self, pixels: Tensor) -> Tensor:
-        """`(3, h, w)` to `(1, 3, H, W)`: bilinear without antialias, rounded to 8 bits, as the detector's training."""
-        batch = pixels[None]
-        if self.resized_hw != self.size_hw:
-            batch = F.interpolate(batch, self.resized_hw, mode="bilinear", align_corners=False)
-            batch = batch.mul(255).round().div(255)
-        (h, w), (canvas_h, canvas_w) = self.resized_hw, self.canvas_hw
-        around = (self.left, canvas_w - w - self.left, self.top, canvas_h - h - self.top)
-        return F.pad(batch, around, value=PADDING)
-
-    def undo(self, xyxy: Tensor) -> Tensor:
-        """Boxes on the canvas to boxes in the image. Shape: `(n, 4)` to the same."""
-        (h, w), (resized_h, resized_w) = self.size_hw, self.resized_hw
-        offset = xyxy.new_tensor([self.left, self.top, self.left, self.top])
-        return (xyxy - offset) * xyxy.new_tensor([w / resized_w, h / resized_h, w / resized_w, h / resized_h])
 
 
 @dataclass(frozen=True, eq=False)
 class YoloDetector:
-    """An Ultralytics detection model behind hatdet's `Detector`.
+    """An Ultralytics model behind hatdet's `Detector`: boxes, and with it rotated boxes, masks or keypoints.
 
     The model runs in float32: box coordinates of a large canvas do not survive fewer bits.
 
     Attributes:
-        model: the model, in eval mode, on the device that computes.
+        model: the model, in eval mode, on the device that computes; its attribute `task` says what it finds.
         name: for reports.
         confidence: boxes below it are dropped.
         iou: of two boxes of one class that overlap by more, the less confident is dropped (class-aware NMS).
@@ -100,6 +57,7 @@ class YoloDetector:
     imgsz: int | None = None
     class_names: Mapping[int, str] = field(init=False, repr=False)
     stride: int = field(init=False)
+    task: str = field(init=False)
 
     def __post_init__(self) -> None:
         for name, value in (("conf", self.confidence), ("iou", self.iou)):
@@ -110,6 +68,7 @@ class YoloDetector:
         model = cast(Any, self.model)
         object.__setattr__(self, "class_names", {int(k): str(v) for k, v in model.names.items()})
         object.__setattr__(self, "stride", max(int(model.stride.max()), 32))
+        object.__setattr__(self, "task", getattr(model, "task", "detect"))
         if self.imgsz is not None and self.imgsz < self.stride:
             raise OptionsError(f"imgsz must be at least {self.stride} (the model's stride), got {self.imgsz}")
 
@@ -124,7 +83,7 @@ class YoloDetector:
         letterbox = Letterbox.fit(size_hw, self._long_side(image), self.stride)
         with torch.no_grad():
             # Letterboxed where the image is: a canvas too large for the device may be on the host.
-            predictions = self.model(letterbox.apply(image.pixels).to(self.device))
+            predictions, prototypes = separated(self.model(letterbox.apply(image.pixels).to(self.device)), self.task)
             _check_finite(predictions, self.name)
             found = non_max_suppression(
                 predictions,
@@ -134,12 +93,16 @@ class YoloDetector:
                 max_det=self.max_detections,
                 nc=len(self.class_names),
                 end2end=getattr(self.model, "end2end", False),
+                rotated=self.task == "obb",
             )[0]
-            width, height = image.source_size_wh
-            xyxy = letterbox.undo(found[:, :4]) / image.scale
-            xyxy = torch.minimum(xyxy.clamp(min=0), xyxy.new_tensor([width, height, width, height]))
-        rows = torch.cat([xyxy, found[:, 4:6]], dim=1).float().cpu().numpy()  # one copy to the host, of boxes only
-        return Detections(rows[:, :4].copy(), rows[:, 4].copy(), rows[:, 5].astype(np.int64), self.class_names)
+            return detections(
+                found,
+                Canvas(letterbox, image.scale),
+                self.class_names,
+                self.task,
+                None if prototypes is None else prototypes[0],
+                getattr(self.model, "kpt_shape", None),
+            )
 
     def _long_side(self, image: Image) -> int | None:
         longest = max(image.height, image.width)
@@ -169,6 +132,7 @@ def load_detector(
     classes: Sequence[int | str] | None = None,
     imgsz: int | None = None,
     device: str = "auto",
+    tasks: Collection[str] = TASKS,
     trust: bool = False,
     on_fetch: Progress | None = None,
 ) -> YoloDetector:
@@ -178,19 +142,20 @@ def load_detector(
         weights: None for the embedded one; an Ultralytics model's name (`yolo11s`); a `.pt` or `.safetensors` file.
         classes: ids or names of the classes to look for.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+        tasks: what the model may be for: `detect`, `obb`, `segment`, `pose`.
         trust: whether a `.pt` file may have any class and run any code.
         on_fetch: called with the bytes so far and in all of a download.
 
     The other arguments are `YoloDetector`'s.
 
     Raises:
-        WeightsError: weights that are not there, damaged, or not a detection model's.
+        WeightsError: weights that are not there, damaged, or not a model's for one of the tasks.
         OptionsError: a number out of its range, a class that the model does not know.
         DeviceError: a device that is not there.
     """
     on = choose_device(device)
     path = find_detector(weights, on_fetch)
-    model = placed(load_model(path, trust), on, path.stem)
+    model = placed(load_model(path, tasks, trust=trust), on, path.stem)
     name = path.stem
     detector = YoloDetector(model, name, confidence, iou, max_detections, None, imgsz)
     if not classes:

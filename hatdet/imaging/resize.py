@@ -8,13 +8,14 @@ the published Set5 files, which a plain float pipeline is not.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from hatdet.core.types import Image
 
-__all__ = ["nearest", "reduced", "resize_bicubic"]
+__all__ = ["nearest", "reduced", "reduced_batch", "resize_bicubic"]
 
 
 def resize_bicubic(image: Image, size_hw: tuple[int, int], scale: float) -> Image:
@@ -55,6 +56,23 @@ def reduced(image: Image, factor: int) -> Image:
     cropped = Image(image.pixels[:, : h * factor, : w * factor], bit_depth=image.bit_depth)
     small = resize_bicubic(cropped, (h, w), 1 / factor)
     return Image(small.pixels, 1, small.bit_depth)
+
+
+def reduced_batch(batch: Tensor, factor: int) -> Tensor:
+    """The same reduction of a batch, neither clipped nor rounded, so that gradients pass: for losses.
+
+    Shape: `(b, c, h, w)` to `(b, c, h // factor, w // factor)`; the sides are multiples of the factor.
+    """
+    rows, columns = (_matrix(side, factor, batch.dtype, batch.device) for side in batch.shape[2:])
+    return rows @ batch @ columns.T
+
+
+@lru_cache(maxsize=16)
+def _matrix(length: int, factor: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The reduction of one axis, as what its samples are multiplied with. Shape: `(length // factor, length)`."""
+    index, weight = _taps(length, length // factor, 1 / factor)
+    matrix = torch.zeros(length // factor, length, dtype=torch.float64).scatter_add_(1, index, weight)
+    return matrix.to(device, dtype)
 
 
 def _resize_axis(values: Tensor, axis: int, index: Tensor, weight: Tensor) -> Tensor:

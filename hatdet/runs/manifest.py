@@ -83,6 +83,11 @@ class Manifest:
             return None
         return json.loads(report)
 
+    def files_of(self, result: Path) -> list[Path]:
+        """All that was written together with a result when it was put last."""
+        row = self._row(result)
+        return [] if row is None else [self.folder / name for name in json.loads(row[2])]
+
     def put(self, source: Path, state: str, result: Path, others: Sequence[Path] = (), report: object = True) -> None:
         """An image is done: its results are written.
 

@@ -132,7 +132,7 @@ def prune(models: Path, states: Path, keep: int, besides: Iterable[int]) -> None
         for extra in states.glob(f"{iteration}.rank*"):
             extra.unlink(missing_ok=True)
     kept = {str(iteration) for iteration in (*(iteration for iteration, _ in found[:keep]), *besides)}
-    for network in models.glob("net_*_*.pth"):
+    for network in (*models.glob("net_*_*.pth"), *models.glob("detector_*_*.safetensors")):
         iteration_text = network.stem.rpartition("_")[2]
         if iteration_text.isdigit() and iteration_text not in kept:
             network.unlink(missing_ok=True)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
+from hatdet.training.loss_schedule import LossSchedule
 from hatdet.training.schema import EvaluationOptions, TrainingOptions, structure
 from hatdet.training.signatures import KINDS, check_call, unknown
 
@@ -23,6 +26,9 @@ _CALLS: Mapping[tuple[str, ...], str] = {
     ("train", "perceptual_opt"): "loss",
     ("train", "ldl_opt"): "loss",
     ("train", "gan_opt"): "loss",
+    ("train", "feature_opt"): "loss",
+    ("train", "box_opt"): "loss",
+    ("train", "consistency_opt"): "loss",
 }
 # What BasicSR's data sets and models look up without asking whether it is there.
 _KERNELS = ("kernel_list", "kernel_prob", "sinc_prob", "blur_sigma", "betag_range", "betap_range", "blur_kernel_size")
@@ -30,6 +36,7 @@ _NEEDED_BY_DATASET: Mapping[str, tuple[str, ...]] = {
     "PairedImageDataset": ("dataroot_gt", "dataroot_lq"),
     "SingleImageDataset": ("dataroot_lq",),
     "ImageNetPairedDataset": ("dataroot_gt",),
+    "DetectionPairedDataset": ("data",),
     "RealESRGANPairedDataset": ("dataroot_gt", "dataroot_lq"),
     "RealESRGANDataset": ("dataroot_gt", "meta_info", "final_sinc_prob", *_KERNELS, *(key + "2" for key in _KERNELS)),
 }
@@ -45,6 +52,7 @@ _NEEDED_BY_MODEL: Mapping[str, tuple[str, ...]] = {
     "RealHATMSEModel": _REAL_MSE,
     "RealESRGANModel": _REAL_GAN,
     "RealHATGANModel": _REAL_GAN,
+    "HATDetectionModel": ("detection",),
 }
 _WITH_DISCRIMINATOR = ("SRGANModel", "ESRGANModel", "RealESRGANModel", "RealHATGANModel")
 
@@ -120,7 +128,7 @@ def _missing(options: dict[str, Any], train: bool) -> Iterator[str]:
         return
     model = options["model_type"]
     needed = list(_NEEDED_BY_MODEL.get(model, ()))
-    if needed and options.get("high_order_degradation") is not False:
+    if model.startswith("Real") and needed and options.get("high_order_degradation") is not False:
         needed += _DEGRADATION
     if model in _WITH_DISCRIMINATOR:
         needed.append("network_d")
@@ -165,6 +173,7 @@ def _contradictions_of_training(options: dict[str, Any]) -> Iterator[str]:
         yield f"queue_size must be a multiple of batch_size_per_gpu {data['batch_size_per_gpu']}"
     if (logger.get("wandb") or {}).get("project") is not None and not logger.get("use_tb_logger"):
         yield "logger:use_tb_logger must be true with logger:wandb:project"
+    yield from _losses(options)
     schedule, steps = train["scheduler"], train["total_iter"]
     lists = {"CosineAnnealingRestartLR": "periods", "MultiStepLR": "restarts", "MultiStepRestartLR": "restarts"}
     starts = lists[schedule["type"]]
@@ -172,6 +181,31 @@ def _contradictions_of_training(options: dict[str, Any]) -> Iterator[str]:
         yield f"train:scheduler:restart_weights must be as many as {starts}"
     if starts == "periods" and sum(schedule["periods"]) < steps:
         yield f"train:scheduler:periods end at {sum(schedule['periods'])}, before train:total_iter {steps}"
+
+
+def _losses(options: dict[str, Any]) -> Iterator[str]:
+    """Losses that are there for nothing, and when they count."""
+    train, model = options["train"], options["model_type"]
+    for key in ("feature_opt", "box_opt", "consistency_opt"):
+        if train.get(key) is not None and model != "HATDetectionModel":
+            yield f"train:{key} needs model_type HATDetectionModel, got {model}"
+    if train.get("box_opt") is not None and options["datasets"]["train"]["type"] != "DetectionPairedDataset":
+        yield f"train:box_opt needs boxes, which datasets:train of type {options['datasets']['train']['type']} has not"
+    section = options.get("detection") or {}
+    names = [Path(each).stem for key in ("detectors", "witnesses") for each in section.get(key) or ()]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield f"detection names {name} twice among its detectors and witnesses"
+    known = [each.name for each in fields(LossSchedule)]
+    for key, section in train.items():
+        if not isinstance(section, dict) or not isinstance(section.get("schedule"), dict):
+            continue
+        if model not in ("HATModel", "HATDetectionModel"):
+            yield f"train:{key}:schedule is not for model_type {model}: expected HATModel or HATDetectionModel"
+        for name, value in section["schedule"].items():
+            if name not in known:
+                yield unknown(f"train:{key}:schedule:{name}", "", known)
+            elif value < (name == "every"):
+                yield f"train:{key}:schedule:{name} must be at least {int(name == 'every')}, got {value}"
 
 
 def _hat(network: Mapping[str, Any]) -> Iterator[str]:

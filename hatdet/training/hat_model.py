@@ -1,18 +1,19 @@
 """`HATModel`: what BasicSR calls a model, that is, a network with its losses, optimizer and validation.
 
 A subclass of BasicSR's `SRModel`, so that its losses, options and logs are BasicSR's. What it does otherwise: bf16,
-compilation, gradient clipping and accumulation as options; a step that is not finite is not taken; weights that do not
-fit are refused; checkpoints are whole and resume exactly; validation runs through the tiling engine, on every process.
+compilation, gradient clipping and accumulation as options; losses by a schedule; a step that is not finite is not
+taken; weights that do not fit are refused; checkpoints are whole and resume exactly; validation runs through the
+tiling engine, on every process.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from hatdet.core.device import computes_bf16
 from hatdet.core.errors import OptionsError, TrainingError
 from hatdet.training.checkpoints import load_into, save_networks, save_state
 from hatdet.training.distributed import Team
+from hatdet.training.loss_schedule import LossSchedule
 from hatdet.training.perceptual import perceptual_loss
-from hatdet.training.validation import OnImage, Scores, evaluating, protocol, upscaler_of, validate
+from hatdet.training.validation import OnImage, Scores, evaluating, upscaler_of, validate
 
 __all__ = ["HATModel"]
 
@@ -52,6 +55,7 @@ class HATModel(SRModel):  # type: ignore[misc]
         self.best_metric_results: dict[str, Any] = {}
         self.start_scores: dict[str, dict[str, float]] = {}
         self._validations = 0
+        self.skipped = self._not_finite_in_a_row = 0  # steps whose loss or gradient was not finite
         self.on_image: OnImage | None = None  # told of each image of a validation, in the process that leads
         super().__init__(opt)
 
@@ -95,14 +99,28 @@ class HATModel(SRModel):  # type: ignore[misc]
 
     def init_losses(self) -> None:
         """The losses that the option file names."""
-        train = self.opt["train"]
-        self.cri_pix = build_loss(train["pixel_opt"]).to(self.device) if train.get("pixel_opt") else None
+        self.schedule_of: dict[str, LossSchedule] = {}
+        pixel, perceptual = self.scheduled("pixel_opt"), self.scheduled("perceptual_opt")
+        self.cri_pix = build_loss(pixel).to(self.device) if pixel else None
         self.cri_perceptual = None
-        if train.get("perceptual_opt"):
+        if perceptual:
             root = Path(self.opt["root_path"])
-            self.cri_perceptual = perceptual_loss(train["perceptual_opt"], root).to(self.device)
+            self.cri_perceptual = perceptual_loss(perceptual, root).to(self.device)
         if self.cri_pix is None and self.cri_perceptual is None:
             raise OptionsError("train has neither pixel_opt nor perceptual_opt: there is nothing to learn from")
+
+    def scheduled(self, key: str) -> dict[str, Any] | None:
+        """The options of a loss, without its `schedule`, which is remembered; None where there is no such loss."""
+        options = self.opt["train"].get(key)
+        if not options:
+            return None
+        options = dict(options)
+        self.schedule_of[key] = LossSchedule.of(options.pop("schedule", None))
+        return options
+
+    def share(self, key: str, current_iter: int) -> float:
+        """How much of a loss's weight counts in an iteration."""
+        return self.schedule_of[key].share(current_iter)
 
     # ------------------------------------------------------------------------------------------ 2. optimization
 
@@ -143,8 +161,9 @@ class HATModel(SRModel):  # type: ignore[misc]
 
     @contextmanager
     def precision(self) -> Iterator[None]:
-        """Autocast to bf16 if the option file says so."""
-        low = self.opt["train"].get("precision", "fp32") == "bf16"
+        """Autocast to bf16 if the option file says so; with `auto` where the device computes in it."""
+        asked = self.opt["train"].get("precision", "fp32")
+        low = asked == "bf16" or (asked == "auto" and computes_bf16(self.device))
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=low):
             yield
 
@@ -155,13 +174,15 @@ class HATModel(SRModel):  # type: ignore[misc]
         if "gt" in data:
             self.gt = data["gt"].to(self.device, non_blocking=True)
 
-    def losses(self, output: Tensor, gt: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The sum of what the option file asks for, and each of them under its name in the log."""
-        found: OrderedDict[str, Tensor] = OrderedDict()
-        if self.cri_pix:
-            found["l_pix"] = self.cri_pix(output, gt)
-        found.update(self.perceptual_losses(output, gt, "l_"))
-        return torch.stack(list(found.values())).sum(), found
+    def losses(self, output: Tensor, part: slice, current_iter: int) -> dict[str, Tensor]:
+        """What the option file asks for of a part of the batch: each loss, weighted, under its name in the log."""
+        found: dict[str, Tensor] = {}
+        gt = self.gt[part]
+        if self.cri_pix and (share := self.share("pixel_opt", current_iter)):
+            found["l_pix"] = self.cri_pix(output, gt) * share
+        if self.cri_perceptual and (share := self.share("perceptual_opt", current_iter)):
+            found |= {name: value * share for name, value in self.perceptual_losses(output, gt, "l_").items()}
+        return found
 
     def perceptual_losses(self, output: Tensor, gt: Tensor, prefix: str) -> dict[str, Tensor]:
         """Those of `train:perceptual_opt` that have a weight, by name in the log."""
@@ -178,16 +199,19 @@ class HATModel(SRModel):  # type: ignore[misc]
             TrainingError: the loss or its gradient is not finite; the batch is saved, the weights are as before.
         """
         self.optimizer_g.zero_grad(set_to_none=True)
-        parts = min(self.opt["train"].get("accumulate", 1), len(self.lq))
+        batch = len(self.lq)
+        parts = min(self.opt["train"].get("accumulate", 1), batch)
         logged: dict[str, Tensor] = {}
-        chunks = list(zip(self.lq.tensor_split(parts), self.gt.tensor_split(parts), strict=True))
-        for number, (lq, gt) in enumerate(chunks, 1):
-            share = len(lq) / len(self.lq)
-            with self._gradients_stay(number < len(chunks)):
+        ends = [round(batch * number / parts) for number in range(parts + 1)]
+        for first, last in pairwise(ends):
+            share = (last - first) / batch
+            with self._gradients_stay(last < batch):
                 with self.precision():
-                    output = self.forward_g(lq)
-                total, found = self.losses(output.float(), gt)
-                (total * share).backward()  # type: ignore[no-untyped-call]
+                    output = self.forward_g(self.lq[first:last])
+                found = self.losses(output.float(), slice(first, last), current_iter)
+                if not found:
+                    raise OptionsError(f"iteration {current_iter}: by their schedules no loss counts")
+                (torch.stack(list(found.values())).sum() * share).backward()
             for name, value in found.items():
                 logged[name] = logged.get(name, torch.zeros((), device=self.device)) + value.detach() * share
         self.output = output.detach()
@@ -199,16 +223,38 @@ class HATModel(SRModel):  # type: ignore[misc]
     def step(self, optimizer: torch.optim.Optimizer, network: nn.Module, loss: Any, current_iter: int) -> Tensor:
         """Clip the gradient and take the optimizer's step, if loss and gradient are finite; return its norm.
 
+        If they are not, the step is left out and counted, as often in a row as `train:skip_not_finite` says.
+
         Raises:
-            TrainingError: they are not.
+            TrainingError: once more.
         """
         limit = self.opt["train"].get("grad_clip") or math.inf
         wanted = [parameter for parameter in network.parameters() if parameter.grad is not None]
         norm = nn.utils.clip_grad_norm_(wanted, limit)
-        if not bool(torch.isfinite(norm + loss)):
+        if self._all_finite(norm + loss):
+            optimizer.step()
+            self._not_finite_in_a_row = 0
+            return norm
+        self.skipped += 1
+        self._not_finite_in_a_row += 1
+        if self._not_finite_in_a_row > self.opt["train"].get("skip_not_finite", 0):
             self._give_up(current_iter, float(loss), float(norm))
-        optimizer.step()
+        optimizer._opt_called = True  # type: ignore[attr-defined]  # the schedule goes on, and asks for a step before it
+        log.warning(
+            "iteration %d: the loss is %g and its gradient's norm %g: the step is left out (%d so far)",
+            current_iter,
+            float(loss),
+            float(norm),
+            self.skipped,
+        )
         return norm
+
+    def _all_finite(self, value: Tensor) -> bool:
+        """Whether the value is finite in every process: all of them take a step, or none."""
+        finite = torch.isfinite(value.detach()).float()
+        if self.team.size > 1:
+            torch.distributed.all_reduce(finite, torch.distributed.ReduceOp.MIN)
+        return bool(finite)
 
     def _gradients_stay(self, stay: bool) -> Any:
         """Between the parts of one step the processes need not agree on gradients."""
@@ -251,7 +297,7 @@ class HATModel(SRModel):  # type: ignore[misc]
         """Validate on one data set, on all processes together; log the means, and how far they are from the start."""
         dataset, options = dataloader.dataset, self.opt["val"]
         name, metrics, scale = dataset.opt["name"], options.get("metrics") or {}, self.opt["scale"]
-        self._validations += 1
+        topic = self.next_topic()
         folder, suffix = None, ""
         if save_img:
             folder = Path(self.opt["path"]["visualization"]) / name
@@ -262,20 +308,29 @@ class HATModel(SRModel):  # type: ignore[misc]
                 dataset,
                 metrics,
                 team=self.team,
-                topic=f"validation {self._validations}",
+                topic=topic,
                 save_to=folder,
                 suffix=suffix,
                 on_image=self.on_image if self.team.leads else None,
             )
         if metrics:
-            self._remember(name, scores, current_iter)
-            self._tell(name, scores, tb_logger, current_iter)
+            self.remember_and_tell(name, scores, tb_logger, current_iter)
         return scores
+
+    def next_topic(self) -> str:
+        """A name for what the processes tell each other of one validation."""
+        self._validations += 1
+        return f"validation {self._validations}"
+
+    def remember_and_tell(self, name: str, scores: Scores, tb_logger: Any, current_iter: int | str) -> None:
+        """Keep the best of each metric, and log all."""
+        self._remember(name, scores, current_iter)
+        self._tell(name, scores, tb_logger, current_iter)
 
     def _remember(self, name: str, scores: Scores, current_iter: int | str) -> None:
         record = self.best_metric_results.setdefault(name, {})
-        for metric, how in self.opt["val"]["metrics"].items():  # one may be new since the run was begun
-            better = how.get("better", "higher")
+        for metric in scores.means:  # one may be new since the run was begun
+            better = scores.better.get(metric, "higher")
             worst = -math.inf if better == "higher" else math.inf
             record.setdefault(metric, {"better": better, "val": worst, "iter": -1})
         if not isinstance(current_iter, int):
@@ -295,8 +350,8 @@ class HATModel(SRModel):  # type: ignore[misc]
             start = self.start_scores.get(name, {}).get(metric)
             if start is not None and current_iter != 0:
                 line += f"\t{mean - start:+.4f} since iteration 0"
-            line += f"\t({protocol(self.opt['val']['metrics'][metric], self.opt['scale'])})"
-            if scores.infinite[metric]:
+            line += f"\t({scores.protocols[metric]})" if metric in scores.protocols else ""
+            if scores.infinite.get(metric):
                 line += f"\t{scores.infinite[metric]} images without a finite value are not in the mean"
             lines.append(line)
             if tb_logger and isinstance(current_iter, int):
@@ -349,6 +404,7 @@ class HATModel(SRModel):  # type: ignore[misc]
                 "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
                 "best_metric_results": self.best_metric_results,
                 "start_scores": self.start_scores,
+                "skipped": self.skipped,
             }
             save_state(folder / f"{current_iter}.state", state)
 
@@ -357,6 +413,7 @@ class HATModel(SRModel):  # type: ignore[misc]
         self._resume_schedules(resume_state)
         self.best_metric_results = resume_state.get("best_metric_results", {})
         self.start_scores = resume_state.get("start_scores", {})
+        self.skipped = resume_state.get("skipped", 0)
         own = Path(resume_state["folder"]) / f"{resume_state['iter']}.rank{self.team.rank}"
         if own.is_file():
             self.load_own_state(torch.load(own, map_location=self.device, weights_only=True))

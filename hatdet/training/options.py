@@ -16,8 +16,10 @@ from hatdet.training.safe_yaml import parse_mapping, parse_value
 
 __all__ = ["read_options"]
 
-_FOLDERS = ("dataroot_gt", "dataroot_lq")
-_FILES = ("meta_info", "meta_info_file")
+_FOLDERS = ("dataroot_gt", "dataroot_lq", "images")
+_FILES = ("meta_info", "meta_info_file", "data", "degradation")
+_FOLDER_LISTS = ("unlabelled",)
+_DETECTORS = ("detectors", "witnesses")
 _NETWORKS = ("pretrain_network_g", "pretrain_network_d")
 
 
@@ -149,6 +151,28 @@ def _resolve_paths(options: dict[str, Any], root: Path, check_paths: bool) -> It
                 yield f"{where}:{key} {path} is not a {wanted}"
             elif not there:
                 yield f"{where}:{key} {_absent(path)}"
+        for key in _FOLDER_LISTS:
+            listed = section.get(key) if isinstance(section, dict) else None
+            if not isinstance(listed, list):
+                continue
+            section[key] = folders = [str(_absolute(root / Path(str(each)).expanduser())) for each in listed]
+            if check_paths:
+                yield from (f"{where}:{key} {_absent(Path(each))}" for each in folders if not Path(each).is_dir())
+    yield from _resolve_detectors(options.get("detection"), root, check_paths)
+
+
+def _resolve_detectors(section: Any, root: Path, check_paths: bool) -> Iterator[str]:
+    """Make the paths of detectors absolute; names of released and embedded ones stay as they are."""
+    for key in _DETECTORS:
+        listed = section.get(key) if isinstance(section, dict) else None
+        if not isinstance(listed, list):
+            continue
+        for number, value in enumerate(listed):
+            path = _absolute(root / Path(str(value)).expanduser())
+            if path.is_file():
+                listed[number] = str(path)
+            elif check_paths and len(Path(str(value)).parts) > 1:
+                yield f"detection:{key} {_absent(path)}"
 
 
 def _near_weights(name: str) -> str:

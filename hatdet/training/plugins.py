@@ -34,6 +34,9 @@ def register() -> None:
 
     from hatdet.sr.hat_arch import HAT
     from hatdet.training.datasets import ImageNetPairedDataset
+    from hatdet.training.detection_datasets import DetectionPairedDataset
+    from hatdet.training.detection_losses import DetectorBoxLoss, DetectorFeatureLoss, ReductionLoss
+    from hatdet.training.hat_detection_model import HATDetectionModel
     from hatdet.training.hat_model import HATModel
     from hatdet.training.real_hat_models import RealHATGANModel, RealHATMSEModel
 
@@ -45,7 +48,12 @@ def register() -> None:
     for registry, thing in (
         (ARCH_REGISTRY, HAT),
         (DATASET_REGISTRY, ImageNetPairedDataset),
+        (DATASET_REGISTRY, DetectionPairedDataset),
+        (LOSS_REGISTRY, DetectorFeatureLoss),
+        (LOSS_REGISTRY, DetectorBoxLoss),
+        (LOSS_REGISTRY, ReductionLoss),
         (MODEL_REGISTRY, HATModel),
+        (MODEL_REGISTRY, HATDetectionModel),
         (MODEL_REGISTRY, RealHATMSEModel),
         (MODEL_REGISTRY, RealHATGANModel),
     ):

@@ -30,6 +30,7 @@ FOLDERS = {
     "RealESRGANDataset": ("dataroot_gt",),
     "SingleImageDataset": ("dataroot_lq",),
 }
+LABELLED = "DetectionPairedDataset"  # has no folders of its own: its images stand in a data file
 # How many pairs are decoded ahead of the one whose result is taken: a bound on the memory of a large data set.
 AHEAD = 256
 
@@ -106,8 +107,33 @@ def check_data_sets(
     sections = options.get("datasets")
     if not isinstance(sections, Mapping) or not sections:
         raise OptionsError("there is nothing to check: the options name no datasets")
-    sets = [_DataSet(phase, section, options.get("scale")) for phase, section in sections.items()]
-    return (_checked(data_set, over, workers) for data_set in sets)
+    sets = [
+        _LabelledSet(phase, section, options.get("scale"))
+        if isinstance(section, Mapping) and section.get("type") == LABELLED
+        else _DataSet(phase, section, options.get("scale"))
+        for phase, section in sections.items()
+    ]
+    return (each.checked(over, workers) for each in sets)
+
+
+class _LabelledSet:
+    """Images with boxes, which are no pairs of files.
+
+    Raises:
+        OptionsError: an option that is missing or cannot be.
+    """
+
+    def __init__(self, phase: str, section: Mapping[str, Any], scale: int | None) -> None:
+        self.phase, self.name = phase, str(section.get("name", ""))
+        self.section = {"phase": phase.split("_", 1)[0], "scale": scale, **section}
+
+    def checked(self, over: Over | None, workers: int | None) -> CheckedDataSet:
+        from hatdet.training.detection_preflight import labelled_problems
+
+        with _quiet():
+            count, problems = labelled_problems(self.section, over, workers)
+        complaints = tuple(Complaint(self.phase, self.name, path, problem) for path, problem in problems)
+        return CheckedDataSet(self.phase, self.name, count, False, complaints)
 
 
 def _checked(data_set: _DataSet, over: Over | None, workers: int | None) -> CheckedDataSet:
@@ -184,7 +210,7 @@ class _DataSet:
         self.section = section
         self.type = str(self.needed("type"))
         if self.type not in FOLDERS:
-            known = ", ".join(FOLDERS)
+            known = ", ".join([*FOLDERS, LABELLED])
             raise OptionsError(f"datasets:{phase} of type {self.type} cannot be checked: expected one of {known}")
         self.roots = [Path(self.needed(key)) for key in FOLDERS[self.type]]
         backend = self.needed("io_backend")
@@ -210,6 +236,10 @@ class _DataSet:
         self.gt_size = int(self.needed("gt_size")) if self.train and len(self.roots) == 2 else 0
         if self.scale and self.gt_size % self.scale:
             raise OptionsError(f"datasets:{phase}:gt_size must be a multiple of scale {self.scale}, got {self.gt_size}")
+
+    def checked(self, over: Over | None, workers: int | None) -> CheckedDataSet:
+        """The data set, gone through."""
+        return _checked(self, over, workers)
 
     def needed(self, key: str) -> Any:
         """An option that the data set cannot do without."""

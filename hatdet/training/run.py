@@ -29,6 +29,7 @@ from hatdet.core.allocator import keep_freed_memory
 from hatdet.core.errors import OptionsError
 from hatdet.training import plugins
 from hatdet.training.checkpoints import prune
+from hatdet.training.curve import draw_curve
 from hatdet.training.distributed import Team, join
 from hatdet.training.draws import Draws, seed_all, training_loader
 from hatdet.training.logs import curve_writer, logging_to
@@ -235,6 +236,7 @@ class _Run:
             if self.team.leads:
                 with (self.paths["experiments_root"] / "validation.jsonl").open("a") as file:
                     file.write(json.dumps({"iter": iteration, "dataset": name, **found.means}) + "\n")
+                draw_curve(self.paths["experiments_root"], name)
 
 
 def _describe(options: dict[str, Any], team: Team) -> None:

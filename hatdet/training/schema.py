@@ -1,8 +1,8 @@
 """What an option file may say: BasicSR's and HAT's keys, and ours, each with its type.
 
-Keys of ours: `train:precision`, `channels_last`, `compile`, `grad_clip`, `accumulate`, `fp32_tail`,
-`reference_batch`; `val:at_start`; `logger:keep_checkpoints`; `dist_params:timeout`; `path:root`. The rest means what
-it means in BasicSR 1.4.2 and in HAT's repository.
+Keys of ours: the section `detection`; `train:precision`, `channels_last`, `compile`, `grad_clip`, `accumulate`,
+`fp32_tail`, `reference_batch`, `skip_not_finite`, `schedule` of any loss; `val:at_start`; `logger:keep_checkpoints`;
+`dist_params:timeout`; `path:root`. The rest means what it means in BasicSR 1.4.2 and in HAT's repository.
 """
 
 from __future__ import annotations
@@ -116,6 +116,18 @@ class Dataset(_Section):
     betag_range2: Range | None = None
     betap_range2: Range | None = None
     final_sinc_prob: Share | None = None
+    # DetectionPairedDataset.
+    data: str | None = None
+    images: str | None = None
+    split: str | None = None
+    skip: Count | None = None
+    limit: Positive | None = None
+    unlabelled: list[str] | None = None
+    labelled_share: Share | None = None
+    min_visible: Share | None = None
+    resize_range: Range | None = None
+    degradation: str | None = None
+    degradation_share: Share | None = None
 
 
 class TrainingSet(Dataset):
@@ -157,16 +169,42 @@ class Train(_Section):
     perceptual_opt: Call | None = None
     ldl_opt: Call | None = None
     gan_opt: Call | None = None
+    feature_opt: Call | None = None
+    box_opt: Call | None = None
+    consistency_opt: Call | None = None
     net_d_iters: Positive | None = None
     net_d_init_iters: Count | None = None
     # Ours.
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
     channels_last: StrictBool = False
     compile: StrictBool = False
     grad_clip: PositiveNumber | None = None
     accumulate: Positive = 1
     fp32_tail: StrictBool = True
     reference_batch: Positive | None = None
+    skip_not_finite: Count = 0
+
+
+class Tuning(_Section):
+    """How the detectors learn beside the network."""
+
+    lr: PositiveNumber
+    momentum: Share = 0.9
+    weight_decay: Annotated[float, BeforeValidator(number), Field(ge=0)] = 1e-4
+    grad_clip: PositiveNumber = 10.0
+    from_iter: Count = 0
+    every: Positive = 1
+
+
+class DetectionSection(_Section):
+    """The detectors that judge the upscaled pictures."""
+
+    detectors: Annotated[list[str], Field(min_length=1)]
+    witnesses: list[str] | None = None
+    moved_share: Share = 0.5
+    shift: Count = 31
+    rescale: Range = [0.75, 1.25]
+    tune: Tuning | None = None
 
 
 class Val(_Section):
@@ -211,6 +249,7 @@ class _Options(_Section):
     network_d: Call | None = None
     path: Paths | None = None
     tile: Tile | None = None
+    detection: DetectionSection | None = None
     dist_params: Distributed | None = None
     # Real-ESRGAN's second-order degradation, after the kernels that the data set makes.
     high_order_degradation: StrictBool | None = None

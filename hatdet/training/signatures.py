@@ -251,7 +251,11 @@ KINDS: Mapping[str, Kind] = {
     "model": Kind(*_registered("model")),
     "dataset": Kind(*_registered("dataset")),
     "network": Kind(*_registered("arch"), types={"num_in_ch": int, "num_out_ch": int, "num_feat": int}),
-    "loss": Kind(*_registered("loss"), types={"layer_weights": dict[str, float], "gan_type": str}),
+    "loss": Kind(
+        *_registered("loss"),
+        types={"layer_weights": dict[str, float], "gan_type": str},
+        more={"schedule": dict[str, int]},
+    ),
     "metric": Kind(
         *_registered("metric"),
         filled=("img", "img2"),

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,15 @@ class Scores:
         means: by the metric's name in the option file; over the images whose value is finite, NaN if none is.
         infinite: how many images had no finite value (identical images have no PSNR), by metric.
         images: how many there were.
+        better: `higher` or `lower`, by metric.
+        protocols: what was measured, in words, by metric.
     """
 
     means: dict[str, float]
     infinite: dict[str, int]
     images: int
+    better: Mapping[str, str] = field(default_factory=dict)
+    protocols: Mapping[str, str] = field(default_factory=dict)
 
 
 @contextmanager
@@ -109,7 +113,10 @@ def validate(
         finite = [value[name] for value in values if math.isfinite(value[name])]
         means[name] = math.fsum(finite) / len(finite) if finite else math.nan
         infinite[name] = len(values) - len(finite)
-    return Scores(means, infinite, count)
+    better = {name: str(how.get("better", "higher")) for name, how in metrics.items()}
+    return Scores(
+        means, infinite, count, better, {name: protocol(how, upscaler.scale) for name, how in metrics.items()}
+    )
 
 
 def protocol(how: Mapping[str, Any], scale: int) -> str:

@@ -367,7 +367,11 @@ def test_detect_writes_boxes_pictures_labels_and_upscaled_images(street, tmp_pat
     assert "bus" in names
     assert names.count("person") >= 3
     for found, line in zip(image["detections"], Path("out/labels/bus.txt").read_text().splitlines(), strict=True):
-        assert sorted(found) == ["class_id", "class_name", "confidence", "xyxy"]
+        assert sorted(found) == [
+            *("class_id", "class_name", "confidence"),
+            *("corners", "crop", "keypoints", "polygons", "xyxy"),
+        ]
+        assert found["corners"] is found["keypoints"] is found["polygons"] is None
         x1, y1, x2, y2 = found["xyxy"]
         assert 0 <= x1 <= x2 <= 101
         assert 0 <= y1 <= y2 <= 135

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
 import pytest
 import torch
 
-from hatdet.core.device import choose_device, choose_precision, device_name
+from hatdet.core.device import choose_device, choose_precision, computes_bf16, device_name
 from hatdet.core.errors import OptionsError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -42,3 +43,19 @@ def test_a_device_says_what_it_is(monkeypatch):
     assert device_name(torch.device("cpu")) == "cpu Toaster 3000 @ 2 GHz"
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda where: f"GPU {where.index}")
     assert device_name(torch.device("cuda:1")) == "GPU 1"
+
+
+@pytest.mark.parametrize(
+    ("machine", "instructions", "expected"),
+    [
+        ("x86_64", ("_is_amx_tile_supported",), True),
+        ("x86_64", ("_is_avx512_bf16_supported",), True),
+        ("AMD64", (), False),
+    ],
+)
+def test_a_processor_computes_in_bf16_where_it_has_instructions_for_it(monkeypatch, machine, instructions, expected):
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda name=name: name in instructions)
+    assert computes_bf16(torch.device("cpu")) is expected
+    assert computes_bf16(torch.device("mps")) is False

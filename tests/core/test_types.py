@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -40,6 +42,37 @@ def test_detections_are_a_sequence_of_objects():
     found = boxes([[1, 2, 3, 4]])
     assert list(found) == [Detection((1.0, 2.0, 3.0, 4.0), 0.5, 0, "car")]
     assert len(found) == 1
+
+
+def test_detections_hold_what_more_a_detector_says():
+    one = boxes([[0, 0, 4, 4]])
+    corners = np.array([[[2, 0], [4, 2], [2, 4], [0, 2]]], np.float32)
+    triangle = np.array([[0, 0], [4, 0], [0, 4]], np.float32)
+    points = np.array([[[1, 2], [3, 4]]], np.float32)
+    sure = np.array([[0.25, 0.75]], np.float32)
+    more = replace(one, corners=corners, polygons=[[triangle]], keypoints=points, keypoint_confidence=sure)
+    found = next(iter(more))
+    assert found.corners == ((2, 0), (4, 2), (2, 4), (0, 2))
+    assert found.polygons == (((0, 0), (4, 0), (0, 4)),)
+    assert found.keypoints == ((1, 2, 0.25), (3, 4, 0.75))
+    assert next(iter(replace(one, keypoints=points))).keypoints == ((1, 2, None), (3, 4, None))
+    assert next(iter(one)) == Detection((0, 0, 4, 4), 0.5, 0, "car", None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ({"corners": np.zeros((2, 4, 2))}, r"corners of 1 boxes must be \(1, 4, 2\), got \(2, 4, 2\)"),
+        ({"polygons": []}, "1 boxes must have 1 masks, got 0"),
+        ({"polygons": [[np.zeros((2, 2))]]}, r"polygons must be \(k, 2\) with k from 3, got \(2, 2\)"),
+        ({"keypoints": np.zeros((1, 5, 3))}, r"keypoints of 1 boxes must be \(1, k, 2\), got \(1, 5, 3\)"),
+        ({"keypoint_confidence": np.zeros((1, 5))}, r"must be None, got \(1, 5\)"),
+        ({"keypoints": np.zeros((1, 5, 2)), "keypoint_confidence": np.zeros((1, 4))}, r"must be \(1, 5\), got"),
+    ],
+)
+def test_more_that_cannot_be_is_refused(more, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        replace(boxes([[1, 2, 3, 4]]), **more)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from hatdet.core.types import Image
 from hatdet.deploy.cards import BOXES, IMAGE, KEY, ChainCard, read_card
 from hatdet.deploy.graphs import ChainGraph, _padding_index, onnx_bytes
 from hatdet.detection.chain import run_chain
-from hatdet.detection.yolo import Letterbox, YoloDetector
+from hatdet.detection.letterbox import Letterbox
+from hatdet.detection.yolo import YoloDetector
 from hatdet.sr.hat_arch import pad_to_multiple
 from hatdet.sr.upscalers import HatUpscaler
 from tests.deploy.stand_ins import Cells, Fixed, Repeat

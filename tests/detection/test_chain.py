@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from hatdet import Upscaled, load_detector, load_upscaler, read_image, run_chain
 from hatdet.core.types import Detector, Image
-from hatdet.detection.yolo import Letterbox, YoloDetector
+from hatdet.detection.letterbox import Letterbox
+from hatdet.detection.yolo import YoloDetector
 from hatdet.imaging.resize import reduced
 from hatdet.sr.upscalers import BicubicUpscaler, NearestUpscaler
 from tests.helpers import FixedBoxes, iou, random_image, sample_photo

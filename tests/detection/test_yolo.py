@@ -16,10 +16,12 @@ from safetensors.torch import load_file, save_file
 
 from hatdet.core.errors import OptionsError, WeightsError
 from hatdet.core.types import Detector, Image
+from hatdet.detection.letterbox import PADDING, Letterbox
 from hatdet.detection.weights import EMBEDDED, find_detector, load_model, released_file
-from hatdet.detection.yolo import PADDING, Letterbox, YoloDetector, load_detector
+from hatdet.detection.yolo import YoloDetector, load_detector
 from hatdet.imaging.files import read_image
 from tests.core.test_pickles import WRAPPINGS, Foreign, Wants, run_code
+from tests.detection.untrained import task_of
 from tests.helpers import FixedBoxes, iou, random_image, sample_photo
 
 TABLE = [
@@ -178,7 +180,7 @@ def saved(tmp_path, config: str, name: str = "model.pt"):
     """A checkpoint as Ultralytics saves it, of a network that was never trained."""
     from ultralytics.nn import tasks
 
-    kinds = {"-seg": "SegmentationModel", "-pose": "PoseModel", "-obb": "OBBModel"}
+    kinds = {"-seg": "SegmentationModel", "-pose": "PoseModel", "-obb": "OBBModel", "-cls": "ClassificationModel"}
     kind = next((cls for mark, cls in kinds.items() if mark in config), "DetectionModel")
     model = getattr(tasks, kind)(config, verbose=False)
     torch.save({"model": model.half(), "train_args": {}}, tmp_path / name)
@@ -197,9 +199,30 @@ def test_other_generations_load_and_run(tmp_path, config):
 @pytest.mark.parametrize(
     ("config", "task"), [("yolo11n-seg.yaml", "segment"), ("yolo11n-pose.yaml", "pose"), ("yolo11n-obb.yaml", "obb")]
 )
-def test_models_of_other_tasks_are_refused_with_a_sentence(tmp_path, config, task):
-    with pytest.raises(WeightsError, match=f"for the task '{task}': expected a YOLO detection model"):
-        load_detector(saved(tmp_path, config), device="cpu")
+def test_models_of_other_tasks_are_refused_where_boxes_are_wanted(tmp_path, config, task):
+    path = saved(tmp_path, config)
+    assert load_detector(path, device="cpu").task == task
+    with pytest.raises(WeightsError, match=rf"for the task '{task}': expected a YOLO detection model \(boxes\)"):
+        load_detector(path, device="cpu", tasks=["detect"])
+
+
+def test_classifiers_are_refused_with_a_sentence(tmp_path):
+    sentence = (
+        r"for the task 'classify': expected a YOLO detection model \(boxes or oriented boxes or masks or keypoints\)"
+    )
+    with pytest.raises(WeightsError, match=sentence):
+        load_detector(saved(tmp_path, "yolo11n-cls.yaml"), device="cpu")
+
+
+@pytest.mark.parametrize("config", ["yolo11n-obb.yaml", "yolo26n-seg.yaml", "yolov8n-pose.yaml"])
+def test_a_task_is_told_from_the_model_file_beside_safetensors(tmp_path, config):
+    model = torch.load(saved(tmp_path, config), weights_only=False)["model"]
+    metadata = {"model_yaml": json.dumps(model.yaml), "names": json.dumps(dict(enumerate(map(str, range(80)))))}
+    state = {key: value.contiguous() for key, value in model.state_dict().items()}
+    save_file(state, tmp_path / "a.safetensors", metadata=metadata)
+    same = load_detector(tmp_path / "a.safetensors", device="cpu")
+    assert same.task == task_of(config)
+    assert type(same.model) is type(model)
 
 
 def test_a_model_file_beside_safetensors(tmp_path):
@@ -244,10 +267,16 @@ def test_a_local_file_is_taken_by_its_own_name(tmp_path, name):
     assert load_detector(saved(tmp_path, "yolov5n.yaml", name), device="cpu").name == name.removesuffix(".pt")
 
 
-@pytest.mark.parametrize(("name", "released"), [("yolo11s", True), ("yolov8n.pt", True), ("yolo26x", True)])
+@pytest.mark.parametrize(
+    ("name", "released"),
+    [
+        *(("yolo11s", True), ("yolov8n.pt", True), ("yolo26x", True)),
+        *(("yolo11n-seg", True), ("yolo26x-obb.pt", True), ("yolov8x-pose-p6", True)),
+    ],
+)
 def test_released_detectors(name, released):
     assert (released_file(name) is not None) is released
-    for other in ("yolo11n-seg", "sam_b", "rtdetr-l", "yolo26n-reid.onnx", "yolov8n-oiv7", "mobile_sam", "FastSAM-s"):
+    for other in ("yolo11n-cls", "sam_b", "rtdetr-l", "yolo26n-reid.onnx", "yolov8n-oiv7", "mobile_sam", "FastSAM-s"):
         assert released_file(other) is None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from hatdet.core.types import Detections
@@ -56,3 +58,41 @@ def test_sixteen_bits_are_shown_in_eight():
     image = np.full((20, 20, 3), 32768, np.uint16)
     nothing = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), {})
     assert set(with_boxes(image, nothing).ravel().tolist()) == {128}
+
+
+def test_a_rotated_box_is_drawn_as_it_is_and_not_what_encloses_it():
+    corners = np.array([[[100, 20], [180, 100], [100, 180], [20, 100]]], np.float32)
+    drawn = with_boxes(black(200, 200), replace(one_box((20, 20, 180, 180)), corners=corners))
+    for y, x in ((60, 139), (140, 140), (139, 60)):
+        assert drawn[y - 1 : y + 2, x - 1 : x + 2].max() > 100, (y, x)
+    assert drawn[90:110, 60:140].max() == 0
+    assert drawn[170:190, 170:190].max() == 0
+
+
+def test_a_mask_is_tinted_where_it_is_and_its_parts_are():
+    left, right = ([[x, 100], [x + 30, 100], [x + 30, 180], [x, 180]] for x in (50, 120))
+    polygons = [[np.array(left, np.float32), np.array(right, np.float32)]]
+    drawn = with_boxes(black(200, 200), replace(one_box((50, 100, 150, 180)), polygons=polygons))
+    for x in (65, 135):
+        assert 40 < drawn[140, x].max() < 130, x
+    assert drawn[140, 100].max() == 0
+
+
+def test_a_mask_beyond_the_picture_is_drawn_where_the_picture_is():
+    ring = np.array([[-50, -50], [300, -50], [300, 300], [-50, 300]], np.float32)
+    drawn = with_boxes(black(200, 200), replace(one_box((0, 0, 200, 200)), polygons=[[ring]]))
+    assert 40 < drawn[100, 100].max() < 130
+
+
+def test_keypoints_are_dots_and_those_of_people_have_limbs():
+    points = np.full((1, 17, 2), 150, np.float32)
+    points[0, 11], points[0, 13] = (60, 110), (60, 150)  # a hip and its knee
+    sure = np.full((1, 17), 0.1, np.float32)
+    sure[0, [11, 13]] = 0.9
+    person = replace(one_box((40, 100, 180, 190)), keypoints=points, keypoint_confidence=sure)
+    drawn = with_boxes(black(200, 200), person)
+    for y in (110, 130, 150):
+        assert drawn[y - 1 : y + 1, 59:61].max() > 100, y
+    assert drawn[140:160, 140:160].max() == 0  # those that nobody is sure of
+    four = replace(one_box((40, 100, 180, 190)), keypoints=points[:, 10:14])
+    assert with_boxes(black(200, 200), four)[130, 58:62].max() == 0

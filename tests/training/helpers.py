@@ -102,3 +102,64 @@ def option_file(root: Path, total: int = 8, *, name: str = "tiny", **train: Any)
     file = root / f"{name}.yml"
     file.write_text(yaml.safe_dump(options, sort_keys=False))
     return file
+
+
+def detection_data(root: Path, count: int = 4, h: int = 40, w: int = 56) -> Path:
+    """A data file of pictures with one labelled bright square each: class 0 left of the middle, 1 right of it."""
+    import yaml
+
+    random = np.random.default_rng(7)
+    for split in ("train", "val"):
+        images, labels = root / "boxes" / "images" / split, root / "boxes" / "labels" / split
+        labels.mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            picture = random.integers(0, 120, (h // 4, w // 4, 3)).repeat(4, 0).repeat(4, 1).astype(np.uint8)
+            x, y, side = int(random.integers(2, w - 18)), int(random.integers(2, h - 18)), int(random.integers(10, 16))
+            picture[y : y + side, x : x + side] = 230
+            write_array(picture, images / f"{i}.png")
+            numbers = ((x + side / 2) / w, (y + side / 2) / h, side / w, side / h)
+            text = " ".join([str(int(x + side / 2 > w / 2)), *(f"{number:.6f}" for number in numbers)])
+            (labels / f"{i}.txt").write_text(text + "\n")
+    file = root / "boxes" / "data.yaml"
+    content = {"path": ".", "train": "images/train", "val": "images/val", "names": {0: "thing", 1: "other"}}
+    file.write_text(yaml.safe_dump(content))
+    return file
+
+
+def detection_options(root: Path, total: int = 4, *, name: str = "tiny", **train: Any) -> dict[str, Any]:
+    """A run of a tiny HAT x2 behind a tiny detector; `train` changes its section of that name."""
+    from tests.detection.tiny_detector import tiny_detector_file
+
+    file = root / "boxes" / "data.yaml"
+    if not file.is_file():
+        detection_data(root)
+    detector = root / "tiny.safetensors"
+    if not detector.is_file():
+        tiny_detector_file(detector)
+    options = tiny_options(root, total, name=name, **train)
+    data = {"type": "DetectionPairedDataset", "data": str(file), "io_backend": {"type": "disk"}, "scale": 2}
+    loading = options["datasets"]["train"]
+    options["datasets"] = {
+        "train": {
+            **data,
+            "name": "boxes",
+            "phase": "train",
+            "gt_size": 32,
+            "use_hflip": True,
+            "use_rot": True,
+            "unlabelled": [str(root / "photos")],
+            "batch_size_per_gpu": loading["batch_size_per_gpu"],
+            "num_worker_per_gpu": 0,
+        },
+        "val": {**data, "name": "held", "phase": "val"},
+    }
+    options["model_type"] = "HATDetectionModel"
+    options["detection"] = {"detectors": [str(detector)], "shift": 7, "rescale": [0.75, 1.25], "moved_share": 0.5}
+    for key, loss in (
+        ("feature_opt", {"type": "DetectorFeatureLoss", "loss_weight": 0.2}),
+        ("box_opt", {"type": "DetectorBoxLoss", "loss_weight": 0.01}),
+        ("consistency_opt", {"type": "ReductionLoss", "loss_weight": 0.5}),
+    ):
+        options["train"].setdefault(key, loss)
+    del options["val"]["metrics"]
+    return options

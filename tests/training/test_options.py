@@ -160,7 +160,7 @@ def test_numbers_that_yaml_takes_for_texts_are_numbers(project: Path):
         ({"train__optim_g__amsgrad": 1}, "train:optim_g:amsgrad must be true or false, got 1"),
         ({"train__optim_g": {"type": "Adam"}}, "train:optim_g:lr is missing: Adam needs it"),
         ({"train__scheduler__milestones": 5}, "train:scheduler:milestones must be a list, got 5"),
-        ({"train__precision": "fp16"}, "train:precision must be 'fp32' or 'bf16', got 'fp16'"),
+        ({"train__precision": "fp16"}, "train:precision must be 'auto', 'fp32' or 'bf16', got 'fp16'"),
         ({"train__accumulate": 0}, "train:accumulate must be greater than or equal to 1, got 0"),
         ({"train__total_iter": 4.5}, "train:total_iter must be a whole number, got 4.5"),
         ({"network_g__depths": [2, "two"]}, "network_g:depths must be a list, each a whole number, got [2, 'two']"),

@@ -16,8 +16,9 @@ from hatdet.imaging.pairs import PairSettings, make_pairs
 from hatdet.sr.weights import WeightsFile, load_network
 from hatdet.training.options import read_options
 from hatdet.training.run import measure, train
+from tests.detection.tiny_detector import tiny_detector_file
 from tests.helpers import TINY, tiny_hat
-from tests.training.helpers import photos
+from tests.training.helpers import detection_data, photos
 from tests.training.test_real_hat_models import small_vgg
 
 OPTIONS = Path(__file__).resolve().parents[2] / "options"
@@ -53,6 +54,13 @@ def lay_out(file: Path, root: Path, pictures: Path) -> dict[str, Any]:
             if key in data:
                 names = sorted(path.name for path in folders["dataroot_gt"].iterdir())
                 (root / data[key]).write_text("".join(f"{name}\n" for name in names))
+    if "detection" in said:
+        labelled = detection_data(root, 2)
+        labelled.rename(labelled.parent / "detection.yaml")
+        (labelled.parent).rename(root / "datasets")
+        photos(root / "datasets" / "photos", 2)
+        for name in ("detectors", "witnesses"):
+            tiny_detector_file(root / f"{name}.safetensors")
     start = said["path"]["pretrain_network_g"]
     if start is not None:  # weights that ship, or an earlier run's
         place = root / start if start.endswith(".pth") else root / "tiny.pth"
@@ -65,7 +73,7 @@ def lay_out(file: Path, root: Path, pictures: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("file", TRAINING, ids=lambda path: path.stem)
 def test_two_steps(file: Path, tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch):
     said = lay_out(file, tmp_path, pictures)
-    real = said["model_type"].startswith("Real")
+    real, for_detector = said["model_type"].startswith("Real"), "detection" in said
     patch = 32 if real else 8 * said["scale"]
     changes = [f"path:root={tmp_path}", "num_gpu=0", *SMALLER, "train:total_iter=2", "logger:print_freq=1"]
     changes += [f"datasets:train:{each}" for each in (f"gt_size={patch}", "batch_size_per_gpu=2")]
@@ -80,6 +88,9 @@ def test_two_steps(file: Path, tmp_path: Path, pictures: Path, monkeypatch: pyte
     if "network_d" in said:
         changes += ["network_d:num_feat=4"]
         small_vgg(tmp_path, monkeypatch)
+    if for_detector:
+        changes += [f"detection:{key}=[{tmp_path / key}.safetensors]" for key in ("detectors", "witnesses")]
+        changes += ["train:box_opt:schedule:from_iter=1", "datasets:train:labelled_share=1"]
     seen: list[Mapping[str, float]] = []
     options = read_options(file, train=True, overrides=changes)
     finished = train(options, on_step=lambda iteration, total, logged: seen.append(logged))
@@ -89,6 +100,7 @@ def test_two_steps(file: Path, tmp_path: Path, pictures: Path, monkeypatch: pyte
     assert len(seen) == 2
     assert all(math.isfinite(value) for logged in seen for value in logged.values())
     losses = {"l_g_pix", "l_g_percep", "l_g_gan", "l_d_real", "l_d_fake"} if "network_d" in said else {"l_pix"}
+    losses |= {"l_feat", "l_box", "l_lq"} if for_detector else set()
     assert {name for name in seen[1] if name.startswith("l_")} == losses
     models = finished.folder / "models"
     networks = {"net_g", "net_d"} if "network_d" in said else {"net_g"}
