@@ -150,7 +150,7 @@ def test_oriented_boxes_masks_and_keypoints_of_frames_are_written_and_drawn(dete
         # The left half of the white square has a colour, the right one has none but for the diamond's edge.
         shown = read_back("out.mp4").pictures[number].astype(int)
         left, right = (
-            shown[round(2 * y1) + 3 : round(2 * y1) + 6, round(2 * at) : round(2 * at) + 3] for at in (x1 + 2, x2 - 4)
+            shown[round(2 * y2) - 6 : round(2 * y2) - 3, round(2 * at) : round(2 * at) + 3] for at in (x1 + 2, x2 - 4)
         )
         assert np.ptp(left.mean((0, 1))) > 40 > np.ptp(right.mean((0, 1)))
 
