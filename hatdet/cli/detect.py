@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hatdet.cli.detect_video import FramesOption, TrackOption
+from hatdet.cli.geojson import GeoJsonOption
 from hatdet.cli.options import (
     RESULTS,
     BatchOption,
@@ -19,13 +21,13 @@ from hatdet.cli.options import (
     EngineOption,
     MaxPixelsOption,
     OnErrorOption,
-    OutputOption,
     OverlapOption,
     OverwriteOption,
     PrecisionOption,
     QuietOption,
     ScaleOption,
     TileOrAutoOption,
+    TrustOption,
     UpscalerOption,
     refuse_beside_engine,
     tile_or_auto,
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from hatdet.cli.session import Session
     from hatdet.core.types import Image
     from hatdet.imaging.sources import Source
+    from hatdet.imaging.windows import Windows
 
 __all__ = ["run"]
 
@@ -55,12 +58,15 @@ def run(
     inputs: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Images, folders (searched recursively) and globs. Without any: two low-resolution samples.",
+            help="Images, folders (searched recursively) and globs; or videos and streams: clip.mp4, rtsp://..., "
+            "http://..., 0 for the first camera. Without any: two low-resolution samples.",
             metavar="[INPUT...]",
             show_default=False,
         ),
     ] = None,
-    output: OutputOption = RESULTS[1],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder for the results; for one video also its file, out.mp4.")
+    ] = RESULTS[1],
     upscale: Annotated[bool, typer.Option("--upscale", help="Upscale before detecting.")] = False,
     upscaler: UpscalerOption = "hat-xs",
     scale: ScaleOption = 4,
@@ -97,12 +103,18 @@ def run(
             show_default="640; with --upscale the upscaled side, at most 2560",
         ),
     ] = None,
+    frames: FramesOption = None,
+    track: TrackOption = None,
     json_file: Annotated[
         str | None,
         typer.Option(
-            "--json", help="Write all boxes to this file; - is stdout.", metavar="FILE", rich_help_panel=_FILES
+            "--json",
+            help="Write all boxes to this file; - is stdout. Of videos a line for each frame.",
+            metavar="FILE",
+            rich_help_panel=_FILES,
         ),
     ] = None,
+    geojson: GeoJsonOption = None,
     save_txt: Annotated[
         bool, typer.Option("--save-txt", help="Write labels/*.txt in Ultralytics' format.", rich_help_panel=_FILES)
     ] = False,
@@ -132,38 +144,51 @@ def run(
     max_pixels: MaxPixelsOption = None,
     overwrite: OverwriteOption = False,
     on_error: OnErrorOption = "skip",
+    trust: TrustOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Find objects; with --upscale in images that are too small to see them in.
 
     Boxes are in pixels of the images as they were given. Every image gets a picture: the source with its boxes and,
-    beside it, what the detector saw.
+    beside it, what the detector saw. A video becomes a video of what the detector saw, with its boxes, its times and
+    its sound.
 
-    A run that was broken off goes on where it was when the same command is given again.
+    A run over images that was broken off goes on where it was when the same command is given again.
 
-    Examples: `hatdet detect --upscale` · `hatdet detect --upscale street/ -o out/ --json boxes.json --save-txt`
+    Examples: `hatdet detect --upscale` · `hatdet detect --upscale street/ -o out/ --json boxes.json --save-txt` ·
+    `hatdet detect --upscale clip.mp4 -o out.mp4 --track bytetrack --json boxes.jsonl`
     """
     from hatdet.cli.session import Session, guarded
 
     with guarded(debug), Session(quiet, debug) as session:
         from hatdet.cli.detect_chain import Enlarging, Looking, load_chain
         from hatdet.cli.detect_results import ReportFiles, planned
+        from hatdet.cli.detect_video import detect_in_videos, plan_videos
         from hatdet.cli.resumable import check_on_error
         from hatdet.core.errors import OptionsError
         from hatdet.imaging.files import MAX_PIXELS
+        from hatdet.imaging.map_coordinates import require_rasterio
 
+        if geojson is not None:
+            require_rasterio()
         check_on_error(on_error)
         enlarging = Enlarging(upscaler, scale, tile_or_auto(tile), overlap, batch)
-        looking = Looking(weights, conf, iou, max_det, classes, imgsz)
+        looking = Looking(weights, conf, iou, max_det, classes, imgsz, trust)
         if save_sr and not upscale:
             raise OptionsError("--save-sr writes upscaled images: it needs --upscale")
         refuse_beside_engine(context, _DECIDED_BY_UPSCALER if upscale else _DECIDED_BY_CHAIN, engine)
-        sources = _sources(session, inputs, output)
-        files = ReportFiles(json_file, coco, csv)
-        jobs = planned(sources, output, labels=save_txt, larger=save_sr, crops=save_crop, reports=files.places())
+        files = ReportFiles(json_file, coco, csv, geojson)
+        plan = plan_videos(context, inputs or [], output, frames, track, json_file)
+        jobs: list[Job] = []
+        if plan is None:
+            sources = _sources(session, inputs, output)
+            jobs = planned(sources, output, labels=save_txt, larger=save_sr, crops=save_crop, reports=files.places())
         chain = load_chain(session, enlarging if upscale else None, looking, engine, device, precision)
 
+        if plan is not None:
+            detect_in_videos(session, plan, chain, max_pixels or MAX_PIXELS, on_error)
+            return
         started = time.perf_counter()
         images = _Run(session, chain, output, max_pixels or MAX_PIXELS, files)
         images.over(jobs, overwrite=overwrite, stop=on_error == "stop")
@@ -205,8 +230,10 @@ class _Run:
             say_what_was_done(session, self.manifest, len(self.reports), len(jobs))
             try:
                 # Closed before the manifest is: what was begun to be written is put into it.
-                steps = closing(overlapped(left, self.read, self.detect, self.write))
-                with says_what_remains(session, left), steps as running:
+                with (
+                    says_what_remains(session, left) as stopping,
+                    closing(overlapped(left, self.read, self.detect, self.write, stopping)) as running,
+                ):
                     for job, finish in session.over(running, "detecting", len(left)):
                         line = ""
                         with session.one(job.source.path):
@@ -231,25 +258,28 @@ class _Run:
         self.reports[job.source.path] = {**before, "source": str(job.source.path)}
         return True
 
-    def read(self, job: Job) -> tuple[Image, float]:
-        """The image, and the milliseconds that it took."""
-        from hatdet.imaging.files import read_image
+    def read(self, job: Job) -> tuple[Image | Windows, float]:
+        """The image, or windows of a huge one, and the milliseconds that it took."""
+        from hatdet.cli.huge import open_or_read
         from hatdet.runs.manifest import state_of
 
         self.states[job.source.path] = state_of(job.source.path)
         began = time.perf_counter()
-        image = read_image(job.source.path, self.max_pixels)
+        image = open_or_read(job.source.path, self.max_pixels, self.chain.enlarge)
         return image, (time.perf_counter() - began) * 1e3
 
-    def detect(self, job: Job, image_and_time: tuple[Image, float]) -> Found:
+    def detect(self, job: Job, image_and_time: tuple[Image | Windows, float]) -> Found:
         """What is in the image."""
         from hatdet.cli.detect_results import Found
         from hatdet.core.errors import InputError
+        from hatdet.core.types import Image
         from hatdet.detection.chain import run_chain
         from hatdet.imaging.files import to_array
 
         self.session.begin()
         image, read_ms = image_and_time
+        if not isinstance(image, Image):
+            return self.detect_in_windows(job, image, read_ms)
         try:
             result = run_chain(image, self.chain.enlarge, self.chain.detector)
         except InputError as error:
@@ -257,6 +287,27 @@ class _Run:
         timing = {"read": read_ms, "upscale": result.upscale_ms, "detect": result.detect_ms}
         seen = None if self.chain.enlarge is None else to_array(result.seen)
         return Found(to_array(image), seen, result.detections, timing)
+
+    def detect_in_windows(self, job: Job, image: Windows, read_ms: float) -> Found:
+        """What is in a huge image; its crops are written here, while it is open."""
+        from hatdet.cli.detect_crops import write_crops_of_windows
+        from hatdet.cli.detect_results import Found
+        from hatdet.cli.huge import look_in_windows
+        from hatdet.core.errors import InputError
+
+        assert self.chain.enlarge is not None
+        with closing(image):
+            if job.larger is not None:
+                raise InputError(f"{job.source.path} is too large for --save-sr: `hatdet sr --format tiff` writes it")
+            began = time.perf_counter()
+            found, picture, shown = look_in_windows(
+                image, self.chain.enlarge, self.chain.detector, self.session.part_done
+            )
+            both = (time.perf_counter() - began) * 1e3  # one window after another: not told apart
+            if job.crops is not None:
+                write_crops_of_windows(image, found, job.crops_of(found))
+        timing = {"read": read_ms, "upscale": None, "detect": both}
+        return Found(picture, None, found, timing, shown, (image.width, image.height))
 
     def write(self, job: Job, found: Found) -> str:
         """Its files; the line that says so."""

@@ -36,6 +36,7 @@ class Looking:
     max_det: int
     classes: str | None
     imgsz: int | None
+    trust: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +106,7 @@ def load_chain(
             classes=[name.strip() for name in looking.classes.split(",")] if looking.classes else None,
             imgsz=looking.imgsz,
             device=device,
+            trust=looking.trust,
             on_fetch=on_fetch,
         )
     settings = {"verb": "detect", **detected_by(detector, looking.weights, engine)}

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hatdet.core.types import Detections
     from hatdet.imaging.files import Pixels
+    from hatdet.imaging.windows import Windows
 
-__all__ = ["crop_places", "write_crops"]
+__all__ = ["crop_places", "write_crops", "write_crops_of_windows"]
 
 LONGEST_FOLDER = 60  # of the characters that a file system counts in bytes
 
@@ -45,11 +46,29 @@ def write_crops(picture: Pixels, detections: Detections, places: Sequence[Path])
     """
     from hatdet.imaging.files import write_array
 
-    height, width = picture.shape[:2]
-    for detection, place in zip(detections, places, strict=True):
+    parts = _parts(detections, picture.shape[0], picture.shape[1])
+    for (top, bottom, left, right), place in zip(parts, places, strict=True):
+        write_array(picture[top:bottom, left:right], place)
+
+
+def write_crops_of_windows(image: Windows, detections: Detections, places: Sequence[Path]) -> None:
+    """The same of an image that is not in memory: of each part as much is read as is written.
+
+    Raises:
+        OptionsError: the place cannot be written. InputError: the image is damaged.
+    """
+    from hatdet.imaging.files import to_array, write_array
+
+    for part, place in zip(_parts(detections, image.height, image.width), places, strict=True):
+        write_array(to_array(image.image(*part)), place)
+
+
+def _parts(detections: Detections, height: int, width: int) -> Iterator[tuple[int, int, int, int]]:
+    """Top, bottom, left, right of what is cut out for each object: at least a pixel."""
+    for detection in detections:
         x1, y1, x2, y2 = detection.xyxy
         left, top = min(math.floor(x1), width - 1), min(math.floor(y1), height - 1)
-        write_array(picture[top : max(math.ceil(y2), top + 1), left : max(math.ceil(x2), left + 1)], place)
+        yield top, max(math.ceil(y2), top + 1), left, max(math.ceil(x2), left + 1)
 
 
 def _folder_name(class_name: str) -> str:

@@ -22,13 +22,16 @@ if TYPE_CHECKING:
     from hatdet.imaging.sources import Source
 
 __all__ = [
+    "JSON_SCHEMA",
     "Found",
     "Job",
     "ReportFiles",
+    "detections_report",
     "drawn",
     "image_report",
     "planned",
     "summary",
+    "timing_report",
     "write_reports",
     "write_results",
 ]
@@ -71,24 +74,28 @@ class Found:
     """What there is to write of one image: no tensor of it is kept until then.
 
     Attributes:
-        source: the image, `(h, w, 3)`.
+        source: the image, `(h, w, 3)`; of a huge one a small picture.
         seen: what the detector saw; None where that was the image itself.
         detections: in source coordinates.
         milliseconds: of each step; None for one that was not taken.
+        shown: pixels of `source` for each of the image's.
+        size_wh: of the image, where that is not `source`, and whose crops are written already.
     """
 
     source: Pixels
     seen: Pixels | None
     detections: Detections
     milliseconds: Mapping[str, float | None]
+    shown: float = 1
+    size_wh: tuple[int, int] | None = None
 
     @property
     def width(self) -> int:
-        return int(self.source.shape[1])
+        return self.size_wh[0] if self.size_wh is not None else int(self.source.shape[1])
 
     @property
     def height(self) -> int:
-        return int(self.source.shape[0])
+        return self.size_wh[1] if self.size_wh is not None else int(self.source.shape[0])
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,7 @@ class ReportFiles:
     json: str | None
     coco: str | None
     csv: str | None
+    geojson: Path | None = None
 
     def places(self) -> list[Path]:
         """Looked at before the work and not after it.
@@ -105,7 +113,11 @@ class ReportFiles:
         Raises:
             OptionsError: one that cannot be written.
         """
-        named = (("--json", None if self.json == "-" else self.json), ("--coco", self.coco), ("--csv", self.csv))
+        named = (
+            ("--json", None if self.json == "-" else self.json),
+            *(("--coco", self.coco), ("--csv", self.csv)),
+            ("--geojson", None if self.geojson is None else str(self.geojson)),
+        )
         return [writable_file(file, option) for option, file in named if file is not None]
 
 
@@ -158,7 +170,7 @@ def drawn(found: Found, upscaled_by: str | None) -> NDArray[Any]:
     from hatdet.imaging.drawing import side_by_side, with_boxes
 
     if found.seen is None:
-        return with_boxes(found.source, found.detections)
+        return with_boxes(found.source, found.detections, found.shown)
     return side_by_side(found.source, found.seen, found.detections, upscaled_by or "")
 
 
@@ -175,7 +187,7 @@ def write_results(job: Job, found: Found, upscaled_by: str | None) -> None:
         write_array(found.seen, job.larger)
     if job.labels is not None:
         _write_labels(found, job.labels)
-    if job.crops is not None:
+    if job.crops is not None and found.size_wh is None:
         write_crops(found.source, found.detections, job.crops_of(found.detections))
     write_array(picture, job.picture, drawn=True)
 
@@ -200,8 +212,18 @@ def image_report(job: Job, found: Found) -> dict[str, Any]:
         "detections": [
             _detection_report(detection, crop) for detection, crop in zip(found.detections, crops, strict=True)
         ],
-        "timing_ms": {step: None if took is None else round(took, 3) for step, took in found.milliseconds.items()},
+        "timing_ms": timing_report(found.milliseconds),
     }
+
+
+def detections_report(detections: Detections) -> list[dict[str, Any]]:
+    """The objects of a frame, which have no crops, as they stand in JSON."""
+    return [_detection_report(detection, None) for detection in detections]
+
+
+def timing_report(milliseconds: Mapping[str, float | None]) -> dict[str, float | None]:
+    """What each step took, as it stands in JSON."""
+    return {step: None if took is None else round(took, 3) for step, took in milliseconds.items()}
 
 
 def _detection_report(detection: Detection, crop: str | None) -> dict[str, Any]:
@@ -217,6 +239,7 @@ def _detection_report(detection: Detection, crop: str | None) -> dict[str, Any]:
         if keypoints is None
         else [[*_rounded((x, y)), None if sure is None else round(sure, 5)] for x, y, sure in keypoints],
         "crop": crop,
+        "track_id": detection.track_id,
     }
 
 
@@ -238,6 +261,7 @@ def write_reports(images: Sequence[Mapping[str, Any]], chain: Chain, files: Repo
     """
     from hatdet import __version__
     from hatdet.cli.detect_tables import coco, csv_text
+    from hatdet.cli.geojson import write_geojson
     from hatdet.core.atomic import write_bytes, write_text
 
     if files.json is not None:
@@ -256,6 +280,8 @@ def write_reports(images: Sequence[Mapping[str, Any]], chain: Chain, files: Repo
         # The names of files as they are, even where they are no valid Unicode.
         write_bytes(Path(files.csv), csv_text(images).encode("utf-8", "surrogateescape"))
         session.say(f"boxes as a table in {files.csv}")
+    if files.geojson is not None:
+        write_geojson(images, files.geojson, session)
 
 
 def _write_labels(found: Found, path: Path) -> None:

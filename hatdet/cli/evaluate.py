@@ -24,6 +24,7 @@ from hatdet.cli.options import (
     PrecisionOption,
     QuietOption,
     TileOption,
+    TrustOption,
     writable_file,
 )
 
@@ -168,6 +169,7 @@ def run(
     batch: BatchOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
+    trust: TrustOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -220,7 +222,7 @@ def run(
         started = time.perf_counter()
         with Store(cache) as store:
             detectors, classes = load_detectors(
-                session, weights or [None], found.names, machine, CONFIDENCE, NMS_IOU, BOXES_KEPT
+                session, weights or [None], found.names, machine, CONFIDENCE, NMS_IOU, BOXES_KEPT, trust
             )
             evaluation = JointEvaluation(
                 load_arms(session, names, scale, machine, store),

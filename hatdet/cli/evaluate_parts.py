@@ -107,6 +107,7 @@ def load_detectors(
     confidence: float,
     iou: float,
     boxes: int,
+    trust: bool = False,
 ) -> tuple[list[DetectorUnderTest], dict[int, str]]:
     """The detectors, and the classes of the data that all of them know: those are evaluated.
 
@@ -135,6 +136,7 @@ def load_detectors(
                 max_detections=boxes,
                 device=machine.device,
                 tasks=("detect",),
+                trust=trust,
                 on_fetch=on_fetch,
             )
         stems = [Path(other or "").stem for other in weights]

@@ -11,6 +11,7 @@ from hatdet.cli.options import (
     DebugOption,
     QuietOption,
     ScaleOption,
+    TrustOption,
     UpscalerOption,
     given,
     writable_file,
@@ -65,6 +66,7 @@ def run(
         float, typer.Option(help="Boxes of one class that overlap by more are one object.", rich_help_panel=_CHAIN)
     ] = 0.7,
     max_det: Annotated[int, typer.Option(help="Most boxes of one image.", rich_help_panel=_CHAIN)] = 300,
+    trust: TrustOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -88,7 +90,7 @@ def run(
 
         if upscaler in ("bicubic", "nearest"):
             raise OptionsError(f"{upscaler} has no network to export: expected a HAT")
-        for option in given(context, {"tile"} if chain else {"weights", "conf", "iou", "max_det"}):
+        for option in given(context, {"tile"} if chain else {"weights", "conf", "iou", "max_det", "trust"}):
             raise OptionsError(f"{option} {'does not go with' if chain else 'needs'} --chain")
         if chain and form != "onnx":
             raise OptionsError(f"--chain is written as onnx only, got --format {form}")
@@ -104,7 +106,7 @@ def run(
             with download_progress(session, str(weights)) as on_fetch:
                 file = find_detector(weights, on_fetch)
             detector = load_detector(
-                file, confidence=conf, iou=iou, max_detections=max_det, device="cpu", tasks=("detect",)
+                file, confidence=conf, iou=iou, max_detections=max_det, device="cpu", tasks=("detect",), trust=trust
             )
             target = target or FOLDER / f"{source.name}+{detector.name}.onnx"
             check = export_chain(source, scale, detector, file, target)

@@ -27,6 +27,7 @@ __all__ = [
     "ScaleOption",
     "TileOption",
     "TileOrAutoOption",
+    "TrustOption",
     "UpscalerOption",
     "given",
     "overrides",
@@ -109,6 +110,15 @@ OnErrorOption = Annotated[
     typer.Option(
         help="What a broken image does to the run: skip goes on with the next, stop ends it.",
         metavar="skip|stop",
+        rich_help_panel=_MACHINE,
+    ),
+]
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        help="Load a .pt file of --weights whatever classes it holds. It can then run any code: only for files whose "
+        "origin you know.",
         rich_help_panel=_MACHINE,
     ),
 ]

@@ -19,17 +19,20 @@ def overlapped(
     read: Callable[[Item], Read],
     compute: Callable[[Item, Read], Computed],
     write: Callable[[Item, Computed], Written],
+    stopping: Callable[[], bool] = lambda: False,
 ) -> Generator[tuple[Item, Callable[[], Written]]]:
     """Go through the items in their order; each comes with a function that gives its result, or raises what went wrong.
 
     `compute` runs in the calling thread. One image is read ahead and one is written behind, in a thread each, so no
     more than three are in memory. What comes out is one item behind what is computed: its function waits for its
-    writing. Only the first comes at once, since somebody may be waiting for it. An interruption ends the computing;
-    what was begun to be written is written.
+    writing. Only the first comes at once, since somebody may be waiting for it. Once `stopping` says so no further item
+    is computed. An interruption ends the computing; what was begun to be written is written.
     """
     with ThreadPoolExecutor(1, "reader") as reader, ThreadPoolExecutor(1, "writer") as writer:
         behind: tuple[Item, Future[Written]] | None = None
         for number, (item, pixels) in enumerate(_read_ahead(items, read, reader)):
+            if stopping():
+                break
             try:
                 result = writer.submit(write, item, compute(item, pixels.result()))
             except Exception as error:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from hatdet.cli.session import Session
@@ -68,10 +72,48 @@ def say_what_was_done(session: Session, manifest: Manifest, done: int, total: in
 
 
 @contextmanager
-def says_what_remains(session: Session, jobs: Sequence[object]) -> Iterator[None]:
-    """Of a run that is broken off, how to go on."""
+def says_what_remains(session: Session, jobs: Sequence[object]) -> Iterator[Callable[[], bool]]:
+    """A run over the jobs that Ctrl-C ends after the image in work, and a second Ctrl-C at once; then how to go on.
+
+    Gives a function that says whether to take no further image.
+
+    Raises:
+        KeyboardInterrupt: at the end of a run that was told to stop.
+    """
+    told = False
+
+    def tell(number: int, frame: object) -> None:
+        nonlocal told
+        if told:
+            raise KeyboardInterrupt
+        told = True
+        # Straight to the terminal: whoever else is about to write there may have been stopped in the middle of it.
+        with suppress(OSError):
+            os.write(
+                2, b"" if session.console.quiet else b"\nstopping after the image in work (Ctrl-C again: at once)\n"
+            )
+
+    try:
+        with _on_interrupt(tell):
+            yield lambda: told
+            if told:
+                raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        failed = f", {session.failed} failed" if session.failed else ""
+        rest = ": the same command does the rest" if session.done < len(jobs) else ""
+        session.say(f"{session.done} of {len(jobs)} images are done{failed}{rest}")
+        raise
+
+
+@contextmanager
+def _on_interrupt(tell: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Have Ctrl-C call `tell`, unless it is ignored (a job in the background) or this is not the main thread."""
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if ignored or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, tell)
     try:
         yield
-    except KeyboardInterrupt:
-        session.say(f"{session.done} of {len(jobs)} images are done: the same command does the rest")
-        raise
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-from hatdet.core.errors import DeviceError, HatdetError, InputError
+from hatdet.core.errors import DeviceError, HatdetError, InputError, WeightsError
 
 __all__ = ["Session", "guarded"]
 
@@ -55,7 +55,7 @@ def guarded(debug: bool) -> Iterator[None]:
 
 def _described(error: BaseException) -> str:
     text = " ".join(str(error).split())
-    return text if isinstance(error, HatdetError) else f"{type(error).__name__}: {text}"
+    return text if isinstance(error, HatdetError) else ": ".join(filter(None, (type(error).__name__, text)))
 
 
 def _complain(message: str, debug: bool) -> None:
@@ -110,16 +110,17 @@ class Session:
             else:
                 print(line, flush=True)
 
-    def over(self, items: Iterable[Item], what: str, total: int | None = None) -> Iterable[Item]:
+    def over(self, items: Iterable[Item], what: str, total: int | None = None, unit: str = "images") -> Iterable[Item]:
         """Go through the items with a progress bar; `part_done` moves it within an item.
 
-        `total` is their number, where they have no length. Items that are worked on before they come say `begin`.
+        `total` is their number, where they have no length and it is known, `unit` what they are called. Items that are
+        worked on before they come say `begin`.
         """
         self._begun = 0
         if not self.live:
             yield from items
             return
-        columns = (TextColumn("{task.description}"), BarColumn(), _Counted(), _Rate())
+        columns = (TextColumn("{task.description}"), BarColumn(), _Counted(), _Rate(unit))
         with Progress(*columns, console=self.console, transient=True) as self._progress:
             task = self._progress.add_task(what, total=len(items) if isinstance(items, Sized) else total)
             progress, furthest = self._progress, 0.0
@@ -152,49 +153,61 @@ class Session:
         """
         try:
             yield
-        except (InputError, DeviceError) as error:
-            self._failed(str(error))
+        except BrokenPipeError:  # not the input's fault: nobody reads the results
+            raise
+        except (InputError, DeviceError, WeightsError) as error:
+            self._failed(name, error)
         except HatdetError as error:
             if not self.done:
                 raise
-            self._failed(str(error))
+            self._failed(name, error)
         except Exception as error:
-            self._failed(f"{name}: {_described(error)}")
+            self._failed(name, error)
         else:
             self.done += 1
 
-    def _failed(self, message: str) -> None:
+    def _failed(self, name: object, error: Exception) -> None:
         self.failed += 1
         if self._debug:
             traceback.print_exc()
+        message = _described(error)
+        message = message if str(name) in message else f"{name}: {message}"
         self._errors.print(Text(f"error: {message}"))
 
-    def finish(self, started: float, where: object) -> None:
-        """Say what was done, and leave with exit code 1 if some inputs failed."""
+    def finish(self, started: float, where: object, frames: int | None = None) -> None:
+        """Say what was done, and leave with exit code 1 if some inputs failed. Of videos, how many frames were."""
         elapsed = time.perf_counter() - started
-        images = "1 image" if self.done == 1 else f"{self.done} images"
+        unit, count = ("image", self.done) if frames is None else ("frame", frames)
+        done = f"1 {unit}" if count == 1 else f"{count} {unit}s"
         failed = f", {self.failed} failed" if self.failed else ""
-        self.say(f"{images} in {elapsed:.1f} s ({self.done / elapsed:.2f} images/s){failed}: {where}")
+        self.say(f"{done} in {elapsed:.1f} s ({count / elapsed:.2f} {unit}s/s){failed}: {where}")
         if self.failed:
             raise typer.Exit(FAILED)
 
 
 class _Counted(ProgressColumn):
-    """Whole images done, of all; the bar beside it moves within an image."""
+    """Whole images done, of all; the bar beside it moves within an image. Of a stream nobody knows how many."""
 
     def render(self, task: Task) -> Text:
-        return Text(f"{int(task.completed)}/{int(task.total or 0)}")
+        return Text(f"{int(task.completed)}" if task.total is None else f"{int(task.completed)}/{int(task.total)}")
 
 
 class _Rate(ProgressColumn):
     """Images a second over the whole run so far, and the time that is left at that rate."""
 
+    def __init__(self, unit: str = "images") -> None:
+        super().__init__()
+        self._unit = f"{unit}/s"
+
     def render(self, task: Task) -> Text:
         if not task.completed or not task.elapsed:
-            return Text("- images/s")
+            return Text(f"- {self._unit}")
         rate = task.completed / task.elapsed
-        left = datetime.timedelta(seconds=round(((task.total or 0) - task.completed) / rate))
-        return Text(f"{rate:.2f} images/s, {left} left")
+        if task.total is None:
+            return Text(f"{rate:.2f} {self._unit}")
+        # What a video says of its length may be less than there is.
+        left = datetime.timedelta(seconds=round(max(0, task.total - task.completed) / rate))
+        return Text(f"{rate:.2f} {self._unit}, {left} left")
 
 
 class _Handler(logging.Handler):

@@ -7,8 +7,8 @@ divides by it; so boxes are in source coordinates whatever ran before, and no ca
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -70,6 +70,7 @@ class Image:
 
 
 Point: TypeAlias = tuple[float, float]
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class Detection:
         corners: the four corners of the rotated box, in turn.
         polygons: the outlines of the object's mask, one for each of its parts.
         keypoints: x, y and the confidence, which is None where the detector says none.
+        track_id: the same for one object in all frames of a video; None also where it has none yet.
     """
 
     xyxy: tuple[float, float, float, float]
@@ -91,6 +93,7 @@ class Detection:
     corners: tuple[Point, Point, Point, Point] | None = None
     polygons: tuple[tuple[Point, ...], ...] | None = None
     keypoints: tuple[tuple[float, float, float | None], ...] | None = None
+    track_id: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,9 +111,11 @@ class Detections:
             coordinates; holes are filled. None where there are no masks.
         keypoints: `(n, k, 2)` float32, source coordinates. None where there are none.
         keypoint_confidence: `(n, k)` float32 in [0, 1]. None where the detector says none.
+        track_id: `(n,)` int64, from 1, 0 for an object that has none yet; None where nothing is tracked.
 
     Raises:
-        ValueError: lengths that differ, boxes whose corners are swapped, a class without a name.
+        ValueError: lengths that differ, numbers that are not finite, boxes whose corners are swapped, a class without a
+            name.
     """
 
     xyxy: NDArray[np.float32]
@@ -121,17 +126,24 @@ class Detections:
     polygons: Sequence[Sequence[NDArray[np.float32]]] | None = None
     keypoints: NDArray[np.float32] | None = None
     keypoint_confidence: NDArray[np.float32] | None = None
+    track_id: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.xyxy)
         if self.xyxy.shape != (n, 4) or self.confidence.shape != (n,) or self.class_id.shape != (n,):
             shapes = self.xyxy.shape, self.confidence.shape, self.class_id.shape
             raise ValueError(f"xyxy, confidence and class_id must be (n, 4), (n,) and (n,), got {shapes}")
+        if not (np.isfinite(self.xyxy).all() and np.isfinite(self.confidence).all()):
+            raise ValueError("xyxy and confidence must be finite")
         if n and (self.xyxy[:, 2:] < self.xyxy[:, :2]).any():
             raise ValueError("xyxy must have x1 <= x2 and y1 <= y2")
         unnamed = sorted(set(self.class_id.tolist()) - set(self.class_names))
         if unnamed:
             raise ValueError(f"class ids must have a name, got {unnamed} without one")
+        self._check_more(n)
+
+    def _check_more(self, n: int) -> None:
+        """What only some detectors say."""
         if self.corners is not None and self.corners.shape != (n, 4, 2):
             raise ValueError(f"corners of {n} boxes must be ({n}, 4, 2), got {self.corners.shape}")
         if self.polygons is not None:
@@ -146,9 +158,56 @@ class Detections:
             points = None if self.keypoints is None else self.keypoints.shape[:2]
             if self.keypoint_confidence.shape != points:
                 raise ValueError(f"confidences of keypoints must be {points}, got {self.keypoint_confidence.shape}")
+        if self.track_id is not None and self.track_id.shape != (n,):
+            raise ValueError(f"track_id must be ({n},), one for each box, got {self.track_id.shape}")
 
     def __len__(self) -> int:
         return len(self.xyxy)
+
+    def taken(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> Detections:
+        """Some of the objects: those where a mask `(n,)` is true, or those of the given numbers, in their order."""
+        numbers = np.arange(len(self))[rows]
+        return Detections(
+            self.xyxy[numbers],
+            self.confidence[numbers],
+            self.class_id[numbers],
+            self.class_names,
+            None if self.corners is None else self.corners[numbers],
+            None if self.polygons is None else [self.polygons[number] for number in numbers],
+            None if self.keypoints is None else self.keypoints[numbers],
+            None if self.keypoint_confidence is None else self.keypoint_confidence[numbers],
+            None if self.track_id is None else self.track_id[numbers],
+        )
+
+    def moved(self, x: float, y: float) -> Detections:
+        """The objects, moved: from a part of an image to the image, in which the part begins at `x, y`."""
+        by = np.array([x, y], np.float32)
+        return replace(
+            self,
+            xyxy=self.xyxy + np.concatenate([by, by]),
+            corners=None if self.corners is None else self.corners + by,
+            polygons=None if self.polygons is None else [[ring + by for ring in rings] for rings in self.polygons],
+            keypoints=None if self.keypoints is None else self.keypoints + by,
+        )
+
+    @staticmethod
+    def joined(parts: Sequence[Detections]) -> Detections:
+        """The objects of several, at least one, of one detector; most confident first."""
+        first = parts[0]
+        together = Detections(
+            np.concatenate([part.xyxy for part in parts]),
+            np.concatenate([part.confidence for part in parts]),
+            np.concatenate([part.class_id for part in parts]),
+            first.class_names,
+            None if first.corners is None else np.concatenate([_there(part.corners) for part in parts]),
+            None if first.polygons is None else [rings for part in parts for rings in _there(part.polygons)],
+            None if first.keypoints is None else np.concatenate([_there(part.keypoints) for part in parts]),
+            None
+            if first.keypoint_confidence is None
+            else np.concatenate([_there(part.keypoint_confidence) for part in parts]),
+            None if first.track_id is None else np.concatenate([_there(part.track_id) for part in parts]),
+        )
+        return together.taken(np.argsort(-together.confidence, kind="stable"))
 
     def __iter__(self) -> Iterator[Detection]:
         for index, (box, confidence, class_id) in enumerate(
@@ -162,6 +221,7 @@ class Detections:
                 None if self.corners is None else cast("Any", _points(self.corners[index])),
                 None if self.polygons is None else tuple(_points(ring) for ring in self.polygons[index]),
                 self._keypoints(index),
+                None if self.track_id is None else int(self.track_id[index]) or None,
             )
 
     def _keypoints(self, index: int) -> tuple[tuple[float, float, float | None], ...] | None:
@@ -171,6 +231,13 @@ class Detections:
         if self.keypoint_confidence is None:
             return tuple((x, y, None) for x, y in points)
         return tuple((x, y, c) for (x, y), c in zip(points, self.keypoint_confidence[index].tolist(), strict=True))
+
+
+def _there(part: Part | None) -> Part:
+    """What one detector says of one image and then also of the next."""
+    if part is None:
+        raise ValueError("all parts must have what the first has")
+    return part
 
 
 def _points(array: NDArray[np.float32]) -> tuple[Point, ...]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
+import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from hatdet.core.assets import asset
 from hatdet.core.atomic import write_bytes
 from hatdet.core.errors import WeightsError
 from hatdet.core.fetch import Progress, fetch, sha256_of
+from hatdet.core.pickles import refused_name
 
 __all__ = ["EMBEDDED", "TASKS", "EmbeddedDetector", "find_detector", "load_model", "released_file", "save_model"]
 
@@ -93,7 +96,7 @@ def released_file(name: str) -> str | None:
     return file if file in GITHUB_ASSETS_NAMES and RELEASED_DETECTOR.fullmatch(file) else None
 
 
-def load_model(path: Path, tasks: Collection[str] = TASKS, *, fuse: bool = True) -> nn.Module:
+def load_model(path: Path, tasks: Collection[str] = TASKS, *, fuse: bool = True, trust: bool = False) -> nn.Module:
     """Load a detection model, in eval mode, float32, on the CPU, its parameters without gradients.
 
     A `.pt` checkpoint is unpickled into known classes only. A `.safetensors` file holds the model's YAML and its class
@@ -103,6 +106,7 @@ def load_model(path: Path, tasks: Collection[str] = TASKS, *, fuse: bool = True)
         path: of the file.
         tasks: the `TASKS` that the model may be for; the one that it is for becomes its attribute `task`.
         fuse: batch norms into the convolutions, and away with what only training needs.
+        trust: whether a `.pt` checkpoint may have any class and run any code.
 
     Raises:
         WeightsError: a file that is damaged, not a model, or a model for another task.
@@ -112,7 +116,7 @@ def load_model(path: Path, tasks: Collection[str] = TASKS, *, fuse: bool = True)
     suffix = path.suffix.lower()
     if suffix not in (".pt", ".safetensors"):
         raise WeightsError(f"{path} must end in .pt or .safetensors to be a detector's weights")
-    model = _from_safetensors(path) if suffix == ".safetensors" else _from_checkpoint(path)
+    model = _from_safetensors(path) if suffix == ".safetensors" else _from_checkpoint(path, trust)
     task = getattr(model, "task", None) or _task(model)
     if task not in tasks:
         finds = " or ".join(TASKS[known] for known in tasks)
@@ -156,21 +160,45 @@ def _paths_as_they_are() -> Iterator[None]:
         downloads.attempt_download_asset = real
 
 
-def _from_checkpoint(path: Path) -> nn.Module:
+@contextmanager
+def _no_code_in_models() -> Iterator[None]:
+    """Ultralytics evaluates the activation that a model file names, unless its restricted mode was on when it came."""
+    from ultralytics.nn import tasks
+
+    before = tasks.SAFE_LOAD
+    tasks.SAFE_LOAD = before or _restricted()
+    try:
+        yield
+    finally:
+        tasks.SAFE_LOAD = before
+
+
+def _restricted() -> bool:
+    """The environment is asked and not Ultralytics, which may have been imported before we could set it."""
+    return os.environ.get("ULTRALYTICS_SAFE_LOAD", "1").lower() not in ("", "0", "false")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _from_checkpoint(path: Path, trust: bool) -> nn.Module:
     from ultralytics.nn.tasks import torch_safe_load
 
+    restricted = not trust and _restricted()
     try:
-        with _paths_as_they_are():
-            checkpoint, _ = torch_safe_load(path)
-    except (TypeError, RuntimeError, ImportError, EOFError, OSError, pickle.UnpicklingError) as error:
-        # Ultralytics has one message for foreign classes and for bytes that are no pickle at all.
-        with path.open("rb") as file:
-            pickled = file.read(2) in (b"PK", b"\x80\x02")
-        if pickled and "outside the supported" in str(error):
+        with _paths_as_they_are(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch's remarks on odd pickles
+            checkpoint, _ = torch_safe_load(path, safe_only=restricted)
+    except Exception as error:  # an unpickler that is fed with other bytes raises anything, trusted code too
+        wanted = refused_name(path, error) if restricted else None
+        if wanted is not None:
             raise WeightsError(
-                f"{path} needs classes that are neither Ultralytics' nor torch's. If you trust the file, import what "
-                "defines them and set ULTRALYTICS_SAFE_LOAD=0, which lets it run code of its own"
+                f"{path} asks for {wanted}, which is neither Ultralytics' nor torch's and could run code: "
+                "refused, unless --trust says that you trust the file"
             ) from error
+        if not restricted and not isinstance(error, TypeError | EOFError | OSError | pickle.UnpicklingError):
+            raise WeightsError(f"{path} cannot be loaded: {type(error).__name__}: {_one_line(error)}") from error
         raise WeightsError(
             f"{path} is not a checkpoint that can be loaded: it is empty, cut off or of another kind"
         ) from error
@@ -201,7 +229,8 @@ def _from_safetensors(path: Path) -> nn.Module:
         text = metadata.get("model_yaml") or beside.read_text()
         description = yaml.safe_load(text)  # JSON is YAML
         kind = kinds.get(tasks.guess_model_task(description), tasks.DetectionModel)
-        model = kind(description, ch=int(description.get("channels", 3)), verbose=False)
+        with _no_code_in_models():
+            model = kind(description, ch=int(description.get("channels", 3)), verbose=False)
         missing, unexpected = model.load_state_dict(state, strict=False)
         names = json.loads(metadata["names"]) if "names" in metadata else description.get("names")
         if names is not None:
@@ -217,7 +246,7 @@ def _from_safetensors(path: Path) -> nn.Module:
         OSError,
         yaml.YAMLError,
     ) as error:
-        raise WeightsError(f"{path} does not fit its model file: {' '.join(str(error).split())[:200]}") from error
+        raise WeightsError(f"{path} does not fit its model file: {_one_line(error)}") from error
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     if missing or unexpected:
         raise WeightsError(f"{path} does not fit its model file: missing {missing[:3]}, unexpected {unexpected[:3]}")

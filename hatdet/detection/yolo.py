@@ -13,7 +13,7 @@ from torch import nn
 
 import hatdet.detection.ultralytics_setup  # noqa: F401 (before ultralytics)
 from hatdet.core.device import choose_device, placed
-from hatdet.core.errors import OptionsError
+from hatdet.core.errors import OptionsError, WeightsError
 from hatdet.core.fetch import Progress
 from hatdet.core.types import Detections, Image
 from hatdet.detection.letterbox import Letterbox
@@ -84,6 +84,8 @@ class YoloDetector:
         with torch.no_grad():
             # Letterboxed where the image is: a canvas too large for the device may be on the host.
             predictions, prototypes = separated(self.model(letterbox.apply(image.pixels).to(self.device)), self.task)
+            _check_finite(predictions, self.name)
+            _check_finite(prototypes, self.name)
             found = non_max_suppression(
                 predictions,
                 self.confidence,
@@ -132,6 +134,7 @@ def load_detector(
     imgsz: int | None = None,
     device: str = "auto",
     tasks: Collection[str] = TASKS,
+    trust: bool = False,
     on_fetch: Progress | None = None,
 ) -> YoloDetector:
     """Load a detector.
@@ -141,6 +144,7 @@ def load_detector(
         classes: ids or names of the classes to look for.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         tasks: what the model may be for: `detect`, `obb`, `segment`, `pose`.
+        trust: whether a `.pt` file may have any class and run any code.
         on_fetch: called with the bytes so far and in all of a download.
 
     The other arguments are `YoloDetector`'s.
@@ -152,13 +156,25 @@ def load_detector(
     """
     on = choose_device(device)
     path = find_detector(weights, on_fetch)
-    model = placed(load_model(path, tasks), on, path.stem)
+    model = placed(load_model(path, tasks, trust=trust), on, path.stem)
     name = path.stem
     detector = YoloDetector(model, name, confidence, iou, max_detections, None, imgsz)
     if not classes:
         return detector
     ids = [_class_id(wanted, detector.class_names) for wanted in classes]
     return YoloDetector(model, name, confidence, iou, max_detections, ids, imgsz)
+
+
+def _check_finite(predictions: Any, name: str) -> None:
+    """Non-maximum suppression takes boxes whose confidence is no number for none, so an image would seem empty.
+
+    Raises:
+        WeightsError: there are some.
+    """
+    while isinstance(predictions, tuple | list):  # after what is asked for come the features that it was made from
+        predictions = predictions[0]
+    if predictions is not None and not predictions.sum().isfinite():
+        raise WeightsError(f"{name} gives values that are not finite")
 
 
 def _class_id(wanted: int | str, names: Mapping[int, str]) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from hatdet.core.errors import InputError, OptionsError
-from hatdet.imaging.sources import find_sources
+from hatdet.imaging.sources import below, find_sources
 
 __all__ = ["CocoBox", "DetectionData", "Problem", "Sample", "cropped_labels", "read_detection_data"]
 
@@ -177,7 +177,7 @@ def _samples(split: Any, root: Path) -> tuple[Sample, ...]:
         path = root / str(entry)
         if path.suffix == ".txt" and path.is_file():
             listed = [line.strip() for line in path.read_text().splitlines() if line.strip()]
-            images = [(path.parent / line, Path(Path(line).name)) for line in listed]
+            images = [(path.parent / line, below(Path(Path(line).name))) for line in listed]
         else:
             images = [(source.path, source.relative) for source in find_sources([path])]
         samples += [Sample(image, relative, _label_of(image)) for image, relative in images]
@@ -191,7 +191,7 @@ def _label_of(image: Path) -> Path:
     if "images" in folders:
         last = len(folders) - 1 - folders[::-1].index("images")
         folders[last] = "labels"
-    return Path(*folders, path.name).with_suffix(".txt")
+    return Path(*folders, f"{path.stem}.txt")  # also of a line that names no file, which then cannot be read
 
 
 def _read_coco(path: Path, images: Path | None) -> DetectionData:
@@ -227,7 +227,7 @@ def _read_coco(path: Path, images: Path | None) -> DetectionData:
     for number, image in listed.items():
         name = Path(image["file_name"])
         # Results are written under the relative name, so it must not lead out of their folder.
-        relative = Path(name.name) if name.is_absolute() or ".." in name.parts else name
+        relative = below(Path(name.name) if name.is_absolute() or ".." in name.parts else name)
         w, h = image.get("width"), image.get("height")
         stated = (w, h) if isinstance(w, int) and isinstance(h, int) else None
         samples.append(Sample(folder / name, relative, path, tuple(boxes[number]), stated))

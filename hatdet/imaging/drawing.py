@@ -43,6 +43,8 @@ def with_boxes(
     Boxes have labels; rotated ones are drawn as they are. Masks are tinted, keypoints are dots, and those of people
     (17, as COCO has them) are joined by limbs; keypoints that the detector is not sure of are left out.
 
+    Boxes have the colour of their class; those of tracked objects have one of their own, and their number.
+
     Args:
         picture: `(h, w, 3)` RGB, 8 or 16 bits.
         detections: in source coordinates.
@@ -61,7 +63,8 @@ def with_boxes(
     font = _font(max(11, round(long_side / 48)))
     zoom = scale * enlarge
     for detection in reversed(list(detections)):  # the most confident on top
-        colour = _colour(detection.class_id)
+        track = detection.track_id
+        colour = _colour(detection.class_id if track is None else track)
         for ring in detection.polygons or ():
             _tint(canvas, _on_picture(ring, zoom), colour)
             _draw_ring(draw, _on_picture(ring, zoom), colour, line)
@@ -71,7 +74,8 @@ def with_boxes(
         else:
             draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour, width=line)
         _draw_keypoints(draw, detection.keypoints or (), zoom, colour, line)
-        text = f"{detection.class_name} {detection.confidence:.2f}"
+        named = detection.class_name if track is None else f"{detection.class_name} #{track}"
+        text = f"{named} {detection.confidence:.2f}"
         left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
         w, h = right - left + 6, bottom - top + 6
         x = min(max(0, x1), max(0, canvas.width - w))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
-import threading
+import logging
+import struct
 import warnings
 from pathlib import Path
 from typing import TypeAlias, cast
@@ -11,33 +11,41 @@ from typing import TypeAlias, cast
 import cv2
 import numpy as np
 import PIL.Image
-import PIL.ImageOps
 import torch
 from numpy.typing import NDArray
 
 from hatdet.core.atomic import write_bytes
 from hatdet.core.errors import InputError
 from hatdet.core.types import Image
+from hatdet.imaging.carried import Carried
+from hatdet.imaging.decoding import Samples, bits_of, decode, decode_tiff, opened_picture
+from hatdet.imaging.encoding import Format, encode, samples_of
+from hatdet.imaging.tiff import TIFF_MAGIC, Tiff, open_tiff
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
     "Pixels",
+    "check_size",
     "eight_bits",
+    "image_of",
+    "read_carried",
     "read_image",
+    "say_what_is_left_out",
     "to_array",
     "write_array",
+    "write_carried",
     "write_image",
 ]
 
+log = logging.getLogger(__name__)
+
 Pixels: TypeAlias = NDArray[np.uint8 | np.uint16]
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")  # no PostScript: a picture runs no program
-_TIFF_BITS_PER_SAMPLE = 258
+IMAGE_SUFFIXES = frozenset({".avif", ".bmp", ".j2k", ".jp2", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+READABLE = "JPEG, PNG, WebP, TIFF, BMP, JPEG 2000, AVIF"
 STRIP = 2**20  # pixels that are converted at once
 MAX_PIXELS = 178_956_970  # from where Pillow takes an image for a decompression bomb
-_PILLOWS_LIMIT = threading.Lock()
 
 
 def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image:
@@ -50,6 +58,11 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image:
     Raises:
         InputError: there is no such file, it is no image, it is too large, or it is damaged.
     """
+    return read_carried(path, max_pixels)[0]
+
+
+def read_carried(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[Image, Carried]:
+    """`read_image`, and what the file holds besides: grey, alpha, EXIF, a colour profile, a place on the map."""
     path = Path(path)
     try:
         data = path.read_bytes()
@@ -57,62 +70,70 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     if not data:
         raise InputError(f"{path} is not an image: the file is empty")
-    pixels: Pixels | None = None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's remarks on odd but readable files
+        samples = _from_tiff(path, data, max_pixels) or _from_picture(path, data, max_pixels)
+    return image_of(samples.rgb), samples.carried
+
+
+def _from_tiff(path: Path, data: bytes, max_pixels: int) -> Samples | None:
+    """None for what is no TIFF, or one that Pillow has to read."""
+    if not data.startswith(TIFF_MAGIC):
+        return None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's remarks on odd but readable files
-            with _opened(data) as opened:
-                w, h = opened.size
-                if w * h > max_pixels:
-                    raise InputError(f"{path} has {w}x{h} pixels: at most {max_pixels:,} are read (--max-pixels)")
-                bits = _bits(opened, data)
-                opened.load()  # a damaged file fails here, and not in OpenCV, which is noisy or silent about it
-                upright = opened if bits == 16 else PIL.ImageOps.exif_transpose(opened)
-                if bits != 16:
-                    pixels = np.asarray(upright if upright.mode == "RGB" else upright.convert("RGB"))
-        if bits > 16:
-            raise InputError(f"{path} has {bits}-bit samples: expected 8 or 16 bits")
+        opened = open_tiff(data)
+    except Exception:  # tifffile raises anything on damaged headers, and Pillow gets by with more of them
+        return None
+    if opened is None:
+        return None
+    with opened as tiff:
+        check_size(path, tiff.width, tiff.height, max_pixels)
+        say_what_is_left_out(path, tiff)
+        try:
+            return decode_tiff(tiff, data)
+        except Exception as error:  # so do decoders
+            raise InputError(f"{path} is damaged: {' '.join(str(error).split())}") from error
+
+
+def _from_picture(path: Path, data: bytes, max_pixels: int) -> Samples:
+    try:
+        with opened_picture(data) as opened:
+            check_size(path, *opened.size, max_pixels)
+            bits = bits_of(opened, data)
+            if bits > 16:
+                raise InputError(f"{path} has {bits}-bit samples: expected 8 or 16 bits")
+            return decode(opened, data, bits)
     # ImportError: once ultralytics is loaded, Pillow's open looks for a HEIF plug-in before it gives up.
     except (PIL.UnidentifiedImageError, ImportError) as error:
-        raise InputError(f"{path} is not an image that can be read (JPEG, PNG, WebP, TIFF, BMP)") from error
+        raise InputError(f"{path} is not an image that can be read ({READABLE})") from error
+    except cv2.error as error:  # it has a limit too: 2^30 pixels
+        raise InputError(f"{path} is damaged, or a 16-bit image too large for OpenCV: {error.err}") from error
     # Decoders raise all of these on damaged files.
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, KeyError, struct.error) as error:
         raise InputError(f"{path} is damaged: {error}") from error
-    if pixels is None:
-        try:
-            decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
-        except cv2.error as error:  # it has a limit too: 2^30 pixels
-            raise InputError(f"{path} is damaged, or a 16-bit image too large for OpenCV: {error.err}") from error
-        if decoded is None or decoded.dtype != np.uint16:
-            raise InputError(f"{path} is damaged, or a 16-bit image of a kind that cannot be read")
-        pixels = np.ascontiguousarray(decoded[..., ::-1])
-    depth = 16 if pixels.dtype == np.uint16 else 8
+
+
+def check_size(path: Path, width: int, height: int, max_pixels: int) -> None:
+    """Raise an InputError for an image that is larger than wanted."""
+    if width * height > max_pixels:
+        raise InputError(f"{path} has {width}x{height} pixels: at most {max_pixels:,} are read (--max-pixels)")
+
+
+def say_what_is_left_out(path: Path, tiff: Tiff) -> None:
+    """Warn of channels that have no place in an image."""
+    if tiff.left_out:
+        kept = "grey" if tiff.grey else "red, green and blue"
+        log.warning("%s: %d channels beyond %s are left out", path, tiff.left_out, kept)
+
+
+def image_of(rgb: Pixels) -> Image:
+    """An image of `(h, w, 3)` RGB."""
+    depth = 16 if rgb.dtype == np.uint16 else 8
     # By NumPy: it is read beside a network, whose threads would have to share their processors with PyTorch's here.
-    values = np.empty((3, *pixels.shape[:2]), np.float32)
+    values = np.empty((3, *rgb.shape[:2]), np.float32)
     for channel in range(3):
-        np.divide(pixels[..., channel], np.float32(2**depth - 1), out=values[channel])
+        np.divide(rgb[..., channel], np.float32(2**depth - 1), out=values[channel])
     return Image(torch.from_numpy(values), bit_depth=depth)
-
-
-def _opened(data: bytes) -> PIL.Image.Image:
-    """The file, of which the header has been read. Pillow's own limit of pixels is one for the whole process."""
-    PIL.Image.init()  # formats named to open() must have been loaded
-    with _PILLOWS_LIMIT:
-        kept, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None
-        try:
-            return PIL.Image.open(io.BytesIO(data), formats=FORMATS)
-        finally:
-            PIL.Image.MAX_IMAGE_PIXELS = kept
-
-
-def _bits(opened: PIL.Image.Image, data: bytes) -> int:
-    """Bits of one sample in the file; Pillow decodes deep RGB to 8 bits without a word."""
-    if opened.format == "PNG":
-        return data[24]  # in the header chunk, which comes first
-    if opened.format == "TIFF":
-        bits = opened.tag_v2.get(_TIFF_BITS_PER_SAMPLE, (8,))  # type: ignore[attr-defined]
-        return int(max(bits) if isinstance(bits, tuple) else bits)
-    return 8
 
 
 def to_array(image: Image) -> Pixels:
@@ -159,3 +180,29 @@ def write_image(image: Image, path: Path) -> None:
         OptionsError: the place cannot be written.
     """
     write_array(to_array(image), path)
+
+
+def write_carried(
+    rgb: Pixels, carried: Carried, path: Path, form: Format, quality: int | None = None, of: object = None
+) -> None:
+    """Write `(h, w, 3)` RGB with what it carries; the file is there whole or not at all.
+
+    Args:
+        rgb: the picture.
+        carried: what goes with it: as `read_carried` gives it, `enlarged` for a larger picture.
+        path: of the file.
+        form: its format. What that cannot keep is said in a warning.
+        quality: 1 to 100, for a format that has one; None for its default.
+        of: what the warning names, if not `path`.
+
+    Raises:
+        OptionsError: the place cannot be written. InputError: the format does not take a picture like this.
+    """
+    samples, kept, lost = samples_of(rgb, carried, form)
+    if lost:
+        log.warning("%s: %s lost in a file of the kind %s", of or path, " and ".join(lost), form.name)
+    try:
+        encoded = encode(samples, kept, form, quality)
+    except (ValueError, OSError, cv2.error) as error:
+        raise InputError(f"{path} cannot be written as {form.name}: {' '.join(str(error).split())}") from error
+    write_bytes(path, encoded)

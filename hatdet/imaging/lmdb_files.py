@@ -27,7 +27,6 @@ import numpy as np
 import PIL.Image
 
 from hatdet.core.errors import InputError, OptionsError
-from hatdet.imaging.files import FORMATS
 
 __all__ = [
     "EncodedImage",
@@ -47,6 +46,7 @@ LONGEST_KEY = 511  # bytes, LMDB's own limit
 FIRST_MAP_BYTES = 64 * 2**20
 BATCH_BYTES = 64 * 2**20
 
+FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")  # that any OpenCV, which BasicSR reads with, decodes
 _KINDS = {
     "1": (1, "grey"),
     "L": (1, "grey"),

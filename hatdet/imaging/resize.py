@@ -8,14 +8,20 @@ the published Set5 files, which a plain float pipeline is not.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import lru_cache
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hatdet.core.types import Image
 
-__all__ = ["nearest", "reduced", "reduced_batch", "resize_bicubic"]
+__all__ = ["WindowedBicubic", "nearest", "reduced", "reduced_batch", "resize_bicubic", "resize_samples", "to_scale"]
+
+Window: TypeAlias = tuple[int, int, int, int]  # top, bottom, left, right: the pixels [top, bottom) x [left, right)
 
 
 def resize_bicubic(image: Image, size_hw: tuple[int, int], scale: float) -> Image:
@@ -34,6 +40,53 @@ def resize_bicubic(image: Image, size_hw: tuple[int, int], scale: float) -> Imag
             values = _resize_axis(values, axis, *taps).clamp_(0, image.levels).add_(0.5).floor_()
         result.copy_(values).div_(image.levels)
     return Image(out.to(on_device), image.scale * scale, image.bit_depth)
+
+
+def resize_samples(
+    samples: NDArray[np.uint8 | np.uint16], size_hw: tuple[int, int], scale: float
+) -> NDArray[np.uint8 | np.uint16]:
+    """`resize_bicubic` of one channel as it is on disk. Shape: `(h, w)` to `size_hw`, of the same type."""
+    h, w = samples.shape
+    return _resize_in_numpy(samples[..., None], _taps(h, size_hw[0], scale), _taps(w, size_hw[1], scale))[..., 0]
+
+
+class WindowedBicubic:
+    """`resize_bicubic` of parts of an image, from no more of it than they need; equal bit for bit to the whole.
+
+    Args:
+        size_hw: of the image.
+        scale: how many times larger, along each side.
+    """
+
+    def __init__(self, size_hw: tuple[int, int], scale: int) -> None:
+        self._axes = tuple(_taps(side, side * scale, scale) for side in size_hw)
+
+    def needed(self, window: Window) -> Window:
+        """The part of the image that a part of the result is made from."""
+        (top, bottom), (left, right) = (
+            (int(used.min()), int(used.max()) + 1)
+            for used in (index[first:last] for (index, _), first, last in self._along(window))
+        )
+        return top, bottom, left, right
+
+    def resize(self, samples: NDArray[Any], window: Window) -> NDArray[Any]:
+        """A part of the result. Shape: `(h, w, n)`, the part of the image that is needed, to `(h, w, n)`."""
+        starts = self.needed(window)[::2]
+        rows, columns = (
+            (index[first:last] - start, weight[first:last])
+            for ((index, weight), first, last), start in zip(self._along(window), starts, strict=True)
+        )
+        return _resize_in_numpy(samples, rows, columns)
+
+    def _along(self, window: Window) -> tuple[tuple[tuple[Tensor, Tensor], int, int], ...]:
+        top, bottom, left, right = window
+        return (self._axes[0], top, bottom), (self._axes[1], left, right)
+
+
+def to_scale(image: Image, scale: float) -> Image:
+    """The image resized so that `scale` of its pixels make one source pixel; sides are rounded up, as in MATLAB."""
+    w, h = (math.ceil(round(side * scale, 6)) for side in image.source_size_wh)
+    return replace(resize_bicubic(image, (h, w), scale / image.scale), scale=scale)
 
 
 def nearest(image: Image, scale: int) -> Image:
@@ -73,6 +126,25 @@ def _matrix(length: int, factor: int, dtype: torch.dtype, device: torch.device) 
     index, weight = _taps(length, length // factor, 1 / factor)
     matrix = torch.zeros(length // factor, length, dtype=torch.float64).scatter_add_(1, index, weight)
     return matrix.to(device, dtype)
+
+
+def _resize_in_numpy(
+    samples: NDArray[Any], rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor]
+) -> NDArray[Any]:
+    """`resize_bicubic` of samples as they are on disk, in one thread: small parts are not worth more, which would wait
+    for each other. Shape: `(h, w, n)` to `(rows, columns, n)`, of the same type.
+    """
+    values, levels = samples.astype(np.float64), np.iinfo(samples.dtype).max
+    for axis, (index, weight) in ((0, rows), (1, columns)):
+        shape = (-1, 1, 1) if axis == 0 else (1, -1, 1)
+        out = None
+        for tap in range(index.shape[1]):
+            taken = values.take(index[:, tap].numpy(), axis)
+            taken *= weight[:, tap].numpy().reshape(shape)
+            out = taken if out is None else np.add(out, taken, out=out)
+        assert out is not None
+        values = np.floor(np.clip(out, 0, levels, out=out) + 0.5)
+    return values.astype(samples.dtype)
 
 
 def _resize_axis(values: Tensor, axis: int, index: Tensor, weight: Tensor) -> Tensor:

@@ -7,12 +7,13 @@ import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from hatdet.core.errors import OptionsError
 from hatdet.imaging.files import IMAGE_SUFFIXES
 
-__all__ = ["Source", "check_results", "find_sources", "pair_by_name", "result_paths"]
+__all__ = ["Source", "below", "check_results", "find_sources", "pair_by_name", "result_paths"]
 
 log = logging.getLogger(__name__)
 
@@ -23,11 +24,26 @@ class Source:
 
     Attributes:
         path: as given on the command line, joined with what was found below it.
-        relative: below the given folder; the bare name for a file that was named itself.
+        relative: below the given folder; the bare name for a file that was named itself. Results are written under it,
+            so it never leads out of a folder.
+
+    Raises:
+        ValueError: it does.
     """
 
     path: Path
     relative: Path
+
+    def __post_init__(self) -> None:
+        if below(self.relative) != self.relative:
+            raise ValueError(f"a relative path must stay below its folder, got {self.relative}")
+
+
+def below(path: Path) -> Path:
+    """What is left of a path when nothing in it leads out of a folder: no root, no `..`."""
+    parts = Path(os.path.normpath(path)).parts
+    kept = [part for part in parts if part not in ("..", path.anchor)]
+    return Path(*kept)
 
 
 def find_sources(arguments: Sequence[str | Path], leave_out: Sequence[Path] = ()) -> list[Source]:
@@ -90,15 +106,18 @@ def result_paths(sources: Sequence[Source], folder: Path, suffix: str = ".png") 
 
 
 def check_results(sources: Sequence[Source], results: Iterable[Path]) -> None:
-    """Make sure that no result replaces an input or another result.
+    """Make sure that no result replaces an input, also by way of links, or another result.
 
     Raises:
         OptionsError: one would.
     """
-    inputs = {_absolute(source.path) for source in sources}
+    real = lru_cache(maxsize=None)(os.path.realpath)  # of folders, of which there are few
+    # A file that is written takes the place of a link of its name, so of its path only the folders count.
+    inputs = {os.path.realpath(source.path) for source in sources}
+    inputs |= {f"{real(source.path.parent)}{os.sep}{source.path.name}" for source in sources}
     taken: set[str] = set()
     for path in results:
-        if _absolute(path) in inputs:
+        if f"{real(path.parent)}{os.sep}{path.name}" in inputs:
             raise OptionsError(f"{path} is an input and would be overwritten: give another folder with -o")
         if _key(path) in taken:
             raise OptionsError(f"two different results would be written to {path}: give another folder with -o")
@@ -141,10 +160,12 @@ def _from_glob(pattern: str, leave_out: Sequence[Path]) -> list[Source]:
         path = Path(match)
         if path.is_dir():
             if "**" not in pattern:  # with it the files below match by themselves
-                sources += [Source(f, Path(path.name) / f.relative_to(path)) for f in _images_below(path, leave_out)]
+                sources += [
+                    Source(f, below(Path(path.name) / f.relative_to(path))) for f in _images_below(path, leave_out)
+                ]
         elif _is_image(path):
             fixed = Path(*_fixed_parts(pattern))
-            sources.append(Source(path, path.relative_to(fixed)))
+            sources.append(Source(path, below(path.relative_to(fixed))))  # a pattern may hold `..` after a wildcard
     return sources
 
 

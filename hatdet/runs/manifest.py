@@ -118,7 +118,7 @@ class Manifest:
             except OSError as error:
                 raise OptionsError(f"{self.file.parent} cannot be written: {error.strerror or error}") from error
             except sqlite3.Error as error:
-                raise OptionsError(f"{self.file} cannot be used: {error}") from error
+                raise OptionsError(f"{self.file} cannot be used: {error}; remove it to begin again") from error
         return self._database
 
     def _row(self, result: Path) -> tuple[str, str, str, str, str] | None:
@@ -128,7 +128,7 @@ class Manifest:
         try:
             found = self._database.execute(asked, (_text(self._name(result)),)).fetchone()
         except sqlite3.Error as error:
-            raise OptionsError(f"{self.file} cannot be used: {error}") from error
+            raise OptionsError(f"{self.file} cannot be used: {error}; remove it to begin again") from error
         return None if found is None else tuple(found)
 
     def _count_changes(self, settings: str) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from hatdet.core.allocator import returned_zeros
 from hatdet.core.device import choose_device, choose_precision, is_out_of_memory, placed, release_memory
-from hatdet.core.errors import DeviceError, OptionsError
+from hatdet.core.errors import DeviceError, OptionsError, WeightsError
 from hatdet.core.types import Image, Upscaler
 from hatdet.imaging.resize import nearest, resize_bicubic
 from hatdet.sr.hat_arch import HAT
@@ -26,7 +26,18 @@ from hatdet.sr.tiling import Axis, Tile, plan_axis, plan_tiles
 from hatdet.sr.tuning import BATCHES, circumstances, fastest, remembered, seconds_of, tile_candidates
 from hatdet.sr.weights import find_weights, load_network
 
-__all__ = ["BicubicUpscaler", "HatUpscaler", "NearestUpscaler", "TileSize", "fitted", "load_upscaler"]
+__all__ = [
+    "CANVAS_BUDGET",
+    "BicubicUpscaler",
+    "HatUpscaler",
+    "NearestUpscaler",
+    "TileSize",
+    "TooLittleMemoryError",
+    "canvas_bytes",
+    "fitted",
+    "load_upscaler",
+    "sent",
+]
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +101,7 @@ class HatUpscaler:
     Raises:
         OptionsError: a tile, overlap or batch that cannot be.
         DeviceError: too little memory for the smallest tile.
+        WeightsError: the network gives values that are not finite.
     """
 
     network: nn.Module
@@ -117,27 +129,43 @@ class HatUpscaler:
         return next(self.network.parameters()).device
 
     def __call__(self, image: Image) -> Image:
-        tile = self.tile - self.tile % self.window
-        if tile != self.tile:
-            log.info("tile rounded to %d, a multiple of the window %d", tile, self.window)
+        tile = self.whole_tile()
         with torch.no_grad():  # not inference mode: callers may do with the result what they like
             while True:
                 try:
                     pixels = self._upscaled(image.pixels, tile)
                     break
-                except _OutOfMemoryError as error:
+                except TooLittleMemoryError as error:
                     # Start from the tile that was really used, or a small image would be tried unchanged.
-                    used = min(tile, max(image.height, image.width))
-                    smaller = used // 2 - used // 2 % self.window
-                    if smaller < min(SMALLEST_TILE, self.tile) or smaller < self.window:
-                        raise DeviceError(
-                            f"{self.device} has too little memory for {self.name} even with tiles of {used} pixels"
-                        ) from error
-                    log.warning("out of memory on %s with tiles of %d: going on with %d", self.device, used, smaller)
-                    tile = smaller
+                    tile = self.smaller_tile(min(tile, max(image.height, image.width)), error)
+            if not pixels.sum().isfinite():  # one that is not finite, anywhere, makes the sum so
+                raise WeightsError(
+                    f"{self.name} gives values that are not finite for an image of {image.width}x{image.height}"
+                )
             # In place: a canvas may be most of the memory.
             pixels.clamp_(0, 1).mul_(image.levels).add_(0.5).floor_().div_(image.levels)
         return Image(pixels, image.scale * self.scale, image.bit_depth)
+
+    def whole_tile(self) -> int:
+        """The tile in whole windows."""
+        tile = self.tile - self.tile % self.window
+        if tile != self.tile:
+            log.info("tile rounded to %d, a multiple of the window %d", tile, self.window)
+        return tile
+
+    def smaller_tile(self, used: int, error: Exception) -> int:
+        """What to go on with when tiles of `used` did not fit, with a warning.
+
+        Raises:
+            DeviceError: from `error`; there is nothing smaller.
+        """
+        smaller = used // 2 - used // 2 % self.window
+        if smaller < min(SMALLEST_TILE, self.tile) or smaller < self.window:
+            raise DeviceError(
+                f"{self.device} has too little memory for {self.name} even with tiles of {used} pixels"
+            ) from error
+        log.warning("out of memory on %s with tiles of %d: going on with %d", self.device, used, smaller)
+        return smaller
 
     def _upscaled(self, pixels: Tensor, tile: int) -> Tensor:
         """The upscaled image, not yet rounded. Shape: `(3, h, w)` to `(3, scale * h, scale * w)`."""
@@ -146,10 +174,10 @@ class HatUpscaler:
         rows, columns = plan_axis(h, tile, overlap, self.window), plan_axis(w, tile, overlap, self.window)
         tiles = plan_tiles(rows, columns)
         if len(tiles) == 1:
-            out = self._run(pixels.to(self.device)[None])[0]
-            self._report(1, 1)
+            out = self.run(pixels.to(self.device)[None])[0]
+            self.report(1, 1)
             return out
-        if _canvas_bytes(h * self.scale, w * self.scale) <= self.canvas_budget:
+        if canvas_bytes(h * self.scale, w * self.scale) <= self.canvas_budget:
             pixels = pixels.to(self.device)
         canvas = self._canvas(h * self.scale, w * self.scale)
         row_weights, column_weights = (axis.weights(self.scale).to(self.device) for axis in (rows, columns))
@@ -157,7 +185,7 @@ class HatUpscaler:
         wait: Callable[[], None] = _nothing
         for first in range(0, len(tiles), self.batch):
             chunk = tiles[first : first + self.batch]
-            results = self._run(_sent(_cut(pixels, chunk, rows, columns), self.device))
+            results = self.run(sent(_cut(pixels, chunk, rows, columns), self.device))
             for part, result in zip(chunk, results, strict=True):
                 result *= row_weights[part.row][:, None]
                 result *= column_weights[part.column][None, :]
@@ -165,7 +193,7 @@ class HatUpscaler:
             self._add(canvas, before, wait)
             results, wait = _fetched(results, canvas.device)
             before = list(zip(chunk, results, strict=True))
-            self._report(first + len(chunk), len(tiles))
+            self.report(first + len(chunk), len(tiles))
         self._add(canvas, before, wait)
         return canvas
 
@@ -176,8 +204,12 @@ class HatUpscaler:
             y, x = part.y * self.scale, part.x * self.scale
             canvas[:, y : y + result.shape[1], x : x + result.shape[2]] += result
 
-    def _run(self, tiles: Tensor) -> Tensor:
-        """The network on a batch of tiles, in float32. Shape: `(b, 3, h, w)` to `(b, 3, scale * h, scale * w)`."""
+    def run(self, tiles: Tensor) -> Tensor:
+        """The network on a batch of tiles, in float32. Shape: `(b, 3, h, w)` to `(b, 3, scale * h, scale * w)`.
+
+        Raises:
+            TooLittleMemoryError: not even one of them fits.
+        """
         try:
             return self.compute(tiles)
         except RuntimeError as error:
@@ -192,7 +224,7 @@ class HatUpscaler:
                 raise
             reason = str(error)
         release_memory(tiles.device)
-        raise _OutOfMemoryError(reason)
+        raise TooLittleMemoryError(reason)
 
     def compute(self, tiles: Tensor) -> Tensor:
         """One call of the network, in float32. Shape: `(b, 3, h, w)` to `(b, 3, scale * h, scale * w)`."""
@@ -213,7 +245,7 @@ class HatUpscaler:
 
     def _canvas(self, h: int, w: int) -> Tensor:
         """Zeros for the whole result: on the device, unless they exceed the budget or half of what is free there."""
-        device, needed = self.device, _canvas_bytes(h, w)
+        device, needed = self.device, canvas_bytes(h, w)
         if needed > self.canvas_budget or (device.type == "cuda" and needed > free_memory(device) // 2):
             return returned_zeros(3, h, w)
         try:
@@ -223,12 +255,13 @@ class HatUpscaler:
                 raise
         return returned_zeros(3, h, w)
 
-    def _report(self, done: int, total: int) -> None:
+    def report(self, done: int, total: int) -> None:
+        """So many tiles of an image are done."""
         if self.on_progress is not None:
             self.on_progress(done, total)
 
 
-class _OutOfMemoryError(Exception):
+class TooLittleMemoryError(Exception):
     """Even one tile did not fit."""
 
 
@@ -236,11 +269,12 @@ def _cut(pixels: Tensor, tiles: list[Tile], rows: Axis, columns: Axis) -> Tensor
     return torch.stack([pixels[:, t.y : t.y + rows.size, t.x : t.x + columns.size] for t in tiles])
 
 
-def _canvas_bytes(h: int, w: int) -> int:
+def canvas_bytes(h: int, w: int) -> int:
+    """Of an upscaled image in float32."""
     return 12 * h * w
 
 
-def _sent(tiles: Tensor, device: torch.device) -> Tensor:
+def sent(tiles: Tensor, device: torch.device) -> Tensor:
     """Tiles on the device that computes; towards CUDA the host goes on while they are copied."""
     if device.type != "cuda" or tiles.device.type != "cpu":
         return tiles.to(device)

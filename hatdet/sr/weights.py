@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor
 from hatdet.core.assets import asset
 from hatdet.core.errors import OptionsError, WeightsError
 from hatdet.core.fetch import Progress, cache_dir, fetch, sha256_of
+from hatdet.core.pickles import refused_name
 from hatdet.sr.catalogue import CATALOGUE, FAMILIES, WeightsRecord, default_record, named_record
 from hatdet.sr.hat_arch import HAT
 
@@ -132,7 +134,9 @@ def read_state_dict(path: Path, prefer: str = "params_ema") -> tuple[dict[str, T
                 state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
                 metadata = dict(file.metadata() or {})
         else:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # PyTorch's remarks on odd pickles
+                loaded = torch.load(path, map_location="cpu", weights_only=True)
             file = loaded if isinstance(loaded, Mapping) else {}
             metadata = {str(key): value for key, value in file.items() if isinstance(value, str)}
             for key in (prefer, "params_ema", "params", "state_dict"):
@@ -141,6 +145,11 @@ def read_state_dict(path: Path, prefer: str = "params_ema") -> tuple[dict[str, T
                     break
             state = {str(key): value for key, value in file.items() if not isinstance(value, str)}
     except Exception as error:  # an unpickler that is fed with other bytes raises anything
+        wanted = refused_name(path, error) if path.suffix.lower() != ".safetensors" else None
+        if wanted is not None:
+            raise WeightsError(
+                f"{path} asks for {wanted}, which could run code: expected a checkpoint of tensors only, or safetensors"
+            ) from error
         raise WeightsError(f"{path} cannot be read as weights: {_first_line(error)}") from error
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{path} holds no state dict of tensors")

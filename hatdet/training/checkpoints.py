@@ -21,6 +21,7 @@ from torch import nn
 from hatdet import __version__
 from hatdet.core.atomic import write_bytes
 from hatdet.core.errors import OptionsError, WeightsError
+from hatdet.core.pickles import refused_name
 from hatdet.sr.weights import find_weights, named_weights_scale, read_state_dict
 
 __all__ = ["find_states", "load_into", "prune", "read_state", "save_networks", "save_state"]
@@ -107,7 +108,9 @@ def read_state(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # an unpickler that is fed with other bytes raises anything
+        wanted = refused_name(path, error)
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = f"it asks for {wanted}, which could run code" if wanted else reason
         raise OptionsError(f"{path} cannot be read as a training state: {reason}") from error
     if not isinstance(state, dict) or not {"iter", "optimizers", "schedulers"} <= set(state):
         raise OptionsError(f"{path} is not a training state: it has no iter, optimizers and schedulers")

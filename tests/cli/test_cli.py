@@ -369,7 +369,7 @@ def test_detect_writes_boxes_pictures_labels_and_upscaled_images(street, tmp_pat
     for found, line in zip(image["detections"], Path("out/labels/bus.txt").read_text().splitlines(), strict=True):
         assert sorted(found) == [
             *("class_id", "class_name", "confidence"),
-            *("corners", "crop", "keypoints", "polygons", "xyxy"),
+            *("corners", "crop", "keypoints", "polygons", "track_id", "xyxy"),
         ]
         assert found["corners"] is found["keypoints"] is found["polygons"] is None
         x1, y1, x2, y2 = found["xyxy"]

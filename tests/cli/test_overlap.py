@@ -77,6 +77,13 @@ def test_no_more_than_one_image_is_read_ahead():
     assert max(seen) <= 1
 
 
+def test_nothing_is_computed_after_it_is_told_to_stop():
+    computed = []
+    running = overlapped(range(9), lambda i: i, lambda i, x: computed.append(i), lambda i, x: i, lambda: 2 in computed)
+    assert [(item, finish()) for item, finish in running] == [(0, 0), (1, 1), (2, 2)]
+    assert computed == [0, 1, 2]
+
+
 def test_interruption_ends_it_and_what_was_begun_is_written():
     written = []
 

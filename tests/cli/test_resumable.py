@@ -7,12 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from hatdet.cli.app import app
+from hatdet.core.types import Image
 from hatdet.imaging.files import read_image, write_image
 from tests.helpers import random_image
 
@@ -135,6 +137,96 @@ def test_a_killed_run_leaves_whole_files_and_goes_on(images):
     assert not list(Path("out").rglob("*.part"))
 
 
+@dataclass(frozen=True)
+class Interrupting:
+    """An upscaler in the middle of whose third image Ctrl-C comes, so many times."""
+
+    times: int
+    name: str = "interrupting"
+    scale: int = 2
+    seen: list[Image] = field(default_factory=list)
+
+    def __call__(self, image: Image) -> Image:
+        self.seen.append(image)
+        for _ in range(self.times if len(self.seen) == 3 else 0):
+            signal.raise_signal(signal.SIGINT)
+        return Image(image.pixels.repeat_interleave(2, 1).repeat_interleave(2, 2), scale=image.scale * 2)
+
+
+@pytest.fixture
+def press(monkeypatch):
+    """Have the next runs interrupted."""
+
+    def interrupted(times: int) -> None:
+        upscaler = Interrupting(times)
+        monkeypatch.setattr("hatdet.sr.upscalers.load_upscaler", lambda *_, **__: upscaler)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
+    yield interrupted
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_finishes_the_image_in_work_and_says_what_remains(images, press):
+    (images / "in" / "1.png").write_bytes(b"no image")
+    press(1)
+    stopped = sr()
+    assert stopped.exit_code == 130
+    assert written().keys() == {"0.png", "2.png", "3.png"}
+    assert len(stopped.stdout.splitlines()) == 3
+    assert stopped.stderr.splitlines()[-2:] == [
+        "3 of 6 images are done, 1 failed: the same command does the rest",
+        "interrupted",
+    ]
+    press(0)
+    assert [line.split(" -> ")[0] for line in sr().stdout.splitlines()] == ["in/4.png", "in/5.png"]
+
+
+def test_a_second_ctrl_c_stops_at_once(press):
+    press(2)
+    stopped = sr()
+    assert stopped.exit_code == 130
+    assert written().keys() == {"0.png", "1.png"}
+    assert "2 of 6 images are done: the same command does the rest" in stopped.stderr or (
+        "1 of 6 images are done: the same command does the rest" in stopped.stderr  # the second was being written
+    )
+    assert not list(Path("out").rglob("*.part"))
+
+
+def test_ctrl_c_in_the_last_image_leaves_nothing_to_do(images, press):
+    for number in (3, 4, 5):
+        (images / "in" / f"{number}.png").unlink()
+    press(1)
+    stopped = sr()
+    assert (stopped.exit_code, stopped.stderr.splitlines()) == (130, ["3 of 3 images are done", "interrupted"])
+    assert sr().exit_code == 0
+
+
+def test_a_process_that_gets_ctrl_c_ends_as_promised(images):
+    for number in range(6, 30):
+        write_image(random_image(160, 200, seed=number), images / "in" / f"{number:02d}.png")
+    start = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from hatdet.cli.app import main; sys.argv = ['hatdet', *sys.argv[1:]]; main()"
+    )
+    command = [sys.executable, "-c", start, "sr", "in", "-o", "out", "--upscaler", "bicubic", "--device", "cpu"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        lines, messages = process.communicate()
+    assert process.returncode == 130
+    done = 1 + len(lines.splitlines())
+    assert done < 30
+    assert messages.splitlines()[-4:] == [
+        "",
+        "stopping after the image in work (Ctrl-C again: at once)",
+        f"{done} of 30 images are done: the same command does the rest",
+        "interrupted",
+    ]
+    assert len(written()) == done
+    assert not list(Path("out").rglob("*.part"))
+
+
 def detect(*arguments: object) -> Result:
     return hatdet("detect", "--upscale", "--upscaler", "nearest", "-o", "out", "--device", "cpu", *arguments)
 
@@ -147,6 +239,13 @@ def test_boxes_of_an_earlier_run_are_in_the_report_of_the_next(images):
     assert [image["source"] for image in second["images"]] == ["in/0.png", "in/1.png"]
     assert second["images"][1] == first["images"][0]
     assert written()["1.png"] == before["1.png"]
+
+
+def test_boxes_found_before_ctrl_c_are_in_the_report(press):
+    press(1)
+    assert detect("in", "--json", "a.json").exit_code == 130
+    report = json.loads(Path("a.json").read_text())
+    assert [image["source"] for image in report["images"]] == ["in/0.png", "in/1.png", "in/2.png"]
 
 
 @pytest.mark.parametrize("more", [["--save-txt"], ["--save-sr"], ["--conf", 0.5], ["--classes", "person"]])

@@ -75,11 +75,46 @@ def test_more_that_cannot_be_is_refused(more, sentence):
         replace(boxes([[1, 2, 3, 4]]), **more)
 
 
+def test_objects_are_taken_moved_and_joined_with_all_that_is_said_of_them():
+    one = replace(
+        boxes([[0, 0, 4, 4], [1, 1, 3, 3]], [0.5, 0.4], [0, 0]),
+        corners=np.arange(16, dtype=np.float32).reshape(2, 4, 2),
+        polygons=[[np.zeros((3, 2), np.float32)], [np.ones((4, 2), np.float32)]],
+        keypoints=np.arange(4, dtype=np.float32).reshape(2, 1, 2),
+        keypoint_confidence=np.array([[0.25], [0.75]], np.float32),
+        track_id=np.array([7, 0]),
+    )
+    assert list(one.taken(np.array([False, True]))) == [list(one)[1]]
+    assert list(one.taken(np.array([1, 0]))) == list(one)[::-1]
+    moved = next(iter(one.moved(10, 20)))
+    assert moved.xyxy == (10, 20, 14, 24)
+    assert moved.corners == ((10, 21), (12, 23), (14, 25), (16, 27))
+    assert moved.polygons == (((10, 20),) * 3,)
+    assert moved.keypoints == ((10, 21, 0.25),)
+    assert (moved.confidence, moved.track_id) == (0.5, 7)
+    surer = replace(one, confidence=np.array([0.9, 0.45], np.float32))
+    (a, b), (c, d) = one, surer
+    assert list(Detections.joined([one, surer])) == [c, a, d, b]
+    with pytest.raises(ValueError, match="all parts must have what the first has"):
+        Detections.joined([one, boxes([[0, 0, 4, 4]])])
+
+
+def test_tracked_objects_have_a_number_or_none_yet():
+    xyxy, half = np.zeros((2, 4), np.float32), np.full(2, 0.5, np.float32)
+    found = Detections(xyxy, half, np.array([0, 0]), {0: "car"}, track_id=np.array([7, 0]))
+    assert [detection.track_id for detection in found] == [7, None]
+    with pytest.raises(ValueError, match=r"track_id must be \(2,\), one for each box, got \(1,\)"):
+        Detections(xyxy, half, np.array([0, 0]), {0: "car"}, track_id=np.array([7]))
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (([[1, 2, 3, 4]], (0.5, 0.6)), "must be"),
         (([[3, 2, 1, 4]],), "x1 <= x2"),
+        (([[1, 2, 3, float("nan")]],), "must be finite"),
+        (([[1, 2, float("inf"), 4]],), "must be finite"),
+        (([[1, 2, 3, 4]], (float("nan"),)), "must be finite"),
         (([[1, 2, 3, 4]], (0.5,), (7,)), r"class ids must have a name, got \[7\]"),
     ],
 )

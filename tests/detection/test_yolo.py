@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -19,6 +20,7 @@ from hatdet.detection.letterbox import PADDING, Letterbox
 from hatdet.detection.weights import EMBEDDED, find_detector, load_model, released_file
 from hatdet.detection.yolo import YoloDetector, load_detector
 from hatdet.imaging.files import read_image
+from tests.core.test_pickles import WRAPPINGS, Foreign, Wants, run_code
 from tests.detection.untrained import task_of
 from tests.helpers import FixedBoxes, iou, random_image, sample_photo
 
@@ -288,14 +290,64 @@ def test_a_description_that_is_none_is_one_sentence(tmp_path, metadata):
     assert "\n" not in str(caught.value)
 
 
-def test_a_checkpoint_cannot_run_code(tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return (print, ("this ran",))
-
-    torch.save({"model": Evil()}, tmp_path / "evil.pt")
-    with pytest.raises(WeightsError, match="neither Ultralytics' nor torch's"):
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+def test_a_checkpoint_that_wants_to_run_code_is_refused_with_what_it_asks_for(tmp_path, wrapping, recwarn):
+    WRAPPINGS[wrapping]({"model": run_code(tmp_path / "ran")}, tmp_path / "evil.pt")
+    sentence = r"evil\.pt asks for posix\.system, which is neither .* refused, unless --trust says that you trust"
+    with pytest.raises(WeightsError, match=sentence) as caught:
         load_detector(tmp_path / "evil.pt", device="cpu")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "ran").exists()
+    assert not recwarn.list
+
+
+def test_a_trusted_checkpoint_may_hold_any_class(tmp_path):
+    from ultralytics.nn import tasks
+
+    model = tasks.DetectionModel("yolo11n.yaml", verbose=False)
+    model.note = Foreign()
+    torch.save({"model": model, "train_args": {}}, tmp_path / "mine.pt")
+    with pytest.raises(WeightsError, match=r"asks for tests\.core\.test_pickles\.Foreign"):
+        load_detector(tmp_path / "mine.pt", device="cpu")
+    assert load_detector(tmp_path / "mine.pt", device="cpu", trust=True).name == "mine"
+
+
+def test_what_a_trusted_checkpoint_does_wrong_is_one_sentence(tmp_path):
+    torch.save({"model": Wants(int, "no number")}, tmp_path / "mine.pt")
+    with pytest.raises(WeightsError, match=r"mine\.pt cannot be loaded: ValueError: invalid literal") as caught:
+        load_detector(tmp_path / "mine.pt", device="cpu", trust=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_code_in_a_description_is_not_run(tmp_path):
+    """Ultralytics evaluates `activation`."""
+    yaml = {**load_model(find_detector(None)).yaml, "activation": f"open({str(tmp_path / 'ran')!r}, 'w')"}
+    save_file(load_file(find_detector(None)), tmp_path / "a.safetensors", metadata={"model_yaml": json.dumps(yaml)})
+    with pytest.raises(WeightsError, match=r"does not fit its model file: .*unsupported activation"):
+        load_model(tmp_path / "a.safetensors")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_nothing_is_run_either_in_a_process_that_began_with_ultralytics(tmp_path):
+    """It reads its setting when it is imported."""
+    torch.save({"model": run_code(tmp_path / "ran")}, tmp_path / "evil.pt")
+    yaml = {**load_model(find_detector(None)).yaml, "activation": f"open({str(tmp_path / 'ran')!r}, 'w')"}
+    save_file(load_file(find_detector(None)), tmp_path / "a.safetensors", metadata={"model_yaml": json.dumps(yaml)})
+    code = (
+        "import sys, ultralytics.nn.tasks\n"
+        "from hatdet import load_detector\n"
+        "for file in sys.argv[1:]:\n"
+        "    try: load_detector(file, device='cpu')\n"
+        "    except Exception as error: print(type(error).__name__, 'asks for' in str(error))\n"
+    )
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("ULTRALYTICS_")}
+    environment["YOLO_CONFIG_DIR"] = str(tmp_path)
+    files = [tmp_path / "evil.pt", tmp_path / "a.safetensors"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *files], capture_output=True, text=True, env=environment, check=True
+    )
+    assert done.stdout.splitlines()[-2:] == ["WeightsError True", "WeightsError False"], done.stderr
+    assert not (tmp_path / "ran").exists()
 
 
 def test_unknown_names_and_missing_networks_are_one_sentence():

@@ -49,6 +49,20 @@ def test_both_panels_show_the_box_in_the_same_place():
         assert drawn[middle, panel + 8 + x].max() > 100
 
 
+def test_tracked_objects_have_colours_of_their_own_and_their_numbers():
+    def drawn(track_ids):
+        boxes = np.array([[10, 60, 90, 190], [110, 60, 190, 190]], np.float32)
+        same = np.full(2, 0.9, np.float32), np.array([0, 0]), {0: "car"}
+        return with_boxes(black(200, 200), Detections(boxes, *same, track_id=track_ids))
+
+    plain, tracked, later = drawn(None), drawn(np.array([3, 4])), drawn(np.array([3, 5]))
+    assert plain[150, 10].tolist() == plain[150, 110].tolist()
+    assert tracked[150, 10].tolist() != tracked[150, 110].tolist()
+    assert np.array_equal(tracked[:, :100], later[:, :100])
+    label = slice(40, 60), slice(10, 100)
+    assert (plain[label].max(axis=2) > 0).sum() < (tracked[label].max(axis=2) > 0).sum()
+
+
 def test_labels_at_the_border_stay_inside():
     for box in ((0, 0, 5, 5), (35, 35, 40, 40), (0, 0, 40, 40), (39, 0, 40, 1)):
         assert with_boxes(black(40, 40), one_box(box), enlarge=4).shape == (160, 160, 3)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -164,6 +168,52 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch):
         write_bytes(target, b"new")
     assert target.read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch):
+    """And then its name is: whenever the power fails there is the old file or the new one, whole."""
+    happened, real_sync, real_replace = [], os.fsync, Path.replace
+
+    def sync(number):
+        path = Path(f"/proc/self/fd/{number}").readlink()
+        happened.append(("sync", "folder" if path.is_dir() else path.read_bytes()))
+        real_sync(number)
+
+    def rename(self, other):
+        happened.append(("rename", other.name))
+        return real_replace(self, other)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(Path, "replace", rename)
+    write_bytes(tmp_path / "deep" / "a.bin", b"new")
+    assert happened == [("sync", b"new"), ("rename", "a.bin"), ("sync", "folder")]
+
+
+def test_a_file_system_that_does_not_bring_folders_to_the_disk_will_do(tmp_path: Path, monkeypatch):
+    real = os.open
+
+    def refuse(path, *rest, **named):
+        if Path(path) == tmp_path:
+            raise OSError(22, "Invalid argument")
+        return real(path, *rest, **named)
+
+    monkeypatch.setattr(os, "open", refuse)
+    write_bytes(tmp_path / "a.bin", b"new")
+    assert (tmp_path / "a.bin").read_bytes() == b"new"
+
+
+def test_what_a_killed_process_left_goes_and_what_another_writes_stays(tmp_path: Path):
+    """In a process of its own: each looks once at a folder."""
+    left, alive = tmp_path / ".a.png.0123abcd.part", tmp_path / ".b.png.4567cdef.part"
+    others = [tmp_path / name for name in (".hidden", "c.part", ".c.part", ".d.png.0123abcd.partial")]
+    for path in (left, alive, *others):
+        path.write_bytes(b"half")
+    script = "import sys; from pathlib import Path; from hatdet.core.atomic import write_text;"
+    script += "write_text(Path(sys.argv[1]), 'new')"
+    with alive.open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        subprocess.run([sys.executable, "-c", script, tmp_path / "e.txt"], check=True)
+    assert set(tmp_path.iterdir()) == {alive, tmp_path / "e.txt", *others}
 
 
 def png_header(width: int, height: int, bits: int = 8) -> bytes:

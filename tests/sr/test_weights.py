@@ -20,6 +20,7 @@ from hatdet.sr import catalogue, weights
 from hatdet.sr.catalogue import CATALOGUE, FAMILIES, default_record, named_record
 from hatdet.sr.upscalers import load_upscaler
 from hatdet.sr.weights import WeightsFile, find_weights, load_network
+from tests.core.test_pickles import WRAPPINGS, run_code
 from tests.helpers import TINY, random_image, relative_difference, tiny_hat
 
 
@@ -147,14 +148,14 @@ def test_broken_files_are_refused_with_a_sentence(tmp_path, name, content):
     assert "\n" not in str(caught.value)
 
 
-def test_a_checkpoint_cannot_run_code(tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return (print, ("this ran",))
-
-    torch.save({"params": Evil()}, tmp_path / "a.pth")
-    with pytest.raises(WeightsError, match="cannot be read as weights"):
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+def test_a_checkpoint_that_wants_to_run_code_is_refused_with_what_it_asks_for(tmp_path, wrapping, recwarn):
+    WRAPPINGS[wrapping]({"params": run_code(tmp_path / "ran")}, tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match=r"a\.pth asks for posix\.system, which could run code: expected") as caught:
         load(tmp_path / "a.pth")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "ran").exists()
+    assert not recwarn.list
 
 
 def test_family_names_stand_for_their_default_file():
