@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hatdet.cli.session import Session
+if TYPE_CHECKING:
+    from hatdet.cli.session import Session
 
 __all__ = ["GeoJsonOption", "write_geojson"]
 
