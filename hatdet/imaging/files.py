@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from hatdet.core.atomic import write_bytes
+from hatdet.core.device import is_out_of_memory
 from hatdet.core.errors import InputError
 from hatdet.core.types import Image
 from hatdet.imaging.carried import Carried
@@ -108,8 +109,12 @@ def _from_picture(path: Path, data: bytes, max_pixels: int) -> Samples:
         raise InputError(f"{path} is not an image that can be read ({READABLE})") from error
     except cv2.error as error:  # it has a limit too: 2^30 pixels
         raise InputError(f"{path} is damaged, or a 16-bit image too large for OpenCV: {error.err}") from error
-    # Decoders raise all of these on damaged files.
+    # Decoders raise all of these on damaged files; AVIF's a RuntimeError, which others raise for too little memory.
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, KeyError, struct.error) as error:
+        raise InputError(f"{path} is damaged: {error}") from error
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         raise InputError(f"{path} is damaged: {error}") from error
 
 

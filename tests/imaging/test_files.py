@@ -243,3 +243,23 @@ def test_the_limit_is_the_callers_and_pillows_own_is_left_alone(tmp_path, monkey
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 10)  # it would refuse twice as many
     assert read_image(tmp_path / "a.png", 120).width == 12
     assert PIL.Image.MAX_IMAGE_PIXELS == 10
+
+
+def test_damaged_avif_is_refused_in_one_line(tmp_path):
+    """Its decoder raises RuntimeError, of which running out of memory is one too."""
+    whole = tmp_path / "whole.avif"
+    picture = np.random.default_rng(0).integers(0, 255, (48, 64, 3)).astype(np.uint8)
+    PIL.Image.fromarray(picture).save(whole)
+    data, random = whole.read_bytes(), np.random.default_rng(1)
+    broken, refused, by_the_decoder = tmp_path / "broken.avif", 0, 0
+    for _ in range(150):
+        bytes_ = np.frombuffer(data, np.uint8).copy()
+        bytes_[random.integers(len(bytes_), size=6)] = random.integers(256, size=6)
+        broken.write_bytes(bytes_.tobytes())
+        try:
+            read_image(broken)
+        except InputError as error:
+            refused += 1
+            by_the_decoder += isinstance(error.__cause__, RuntimeError)
+    assert refused > 10
+    assert by_the_decoder > 0
