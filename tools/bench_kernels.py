@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from hatdet.blocks.hat_blocks import HAB, OCAB
 from hatdet.core.allocator import keep_freed_memory
+from hatdet.core.device import computes_bf16
 from hatdet.sr.catalogue import FAMILIES
 from hatdet.sr.hat_arch import HAT
 
@@ -62,7 +63,8 @@ def trials(dtype: torch.dtype) -> Iterator[Trial]:
         same,
     )
     weight, bias = random(HIDDEN, CHANNELS) / 12, random(HIDDEN)
-    if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    there = dtype == torch.float32 or computes_bf16(torch.device("cpu"))  # without instructions for it oneDNN has none
+    if there and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         fused = torch.ops.mkldnn._linear_pointwise
         yield Trial(
             "linear layer, then GELU -> oneDNN's fused operator",

@@ -108,7 +108,7 @@ def test_a_picture_too_large_for_its_format_is_one_failed_image(here):
     assert done.exit_code == 1
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert len(errors) == 1
-    assert errors[0].startswith("error: out/a.webp cannot be written as WEBP")
+    assert errors[0].startswith("error: in/a.png: out/a.webp cannot be written as WEBP")
     assert [path.name for path in Path("out").glob("*.webp")] == ["b.webp"]
 
 

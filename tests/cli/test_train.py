@@ -105,7 +105,11 @@ def test_a_loss_that_is_not_finite_is_one_line(option, monkeypatch):
 
     real = HATModel.losses
     nan = torch.tensor(float("nan"))
-    monkeypatch.setattr(HATModel, "losses", lambda self, output, gt: (real(self, output, gt)[0] * nan, {"l_pix": nan}))
+    monkeypatch.setattr(
+        HATModel,
+        "losses",
+        lambda self, *given: {name: value * nan for name, value in real(self, *given).items()},
+    )
     stopped = hatdet_("train", "-opt", option)
     assert stopped.exit_code == 2
     assert stopped.stderr.splitlines()[-1].startswith("error: iteration 1: the loss is nan")

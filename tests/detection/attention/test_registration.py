@@ -250,8 +250,15 @@ def test_what_ultralytics_prints_as_gflops_holds_the_layer(name):
     from torch.utils.flop_counter import FlopCounterMode
     from ultralytics.utils.torch_utils import get_flops
 
+    def of_attention(q: Any, k: Any, v: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+        (images, heads, queries, width), keys = q, k[-2]
+        return 2 * images * heads * queries * keys * (width + v[-1])
+
+    # torch before 2.15 does not count the CPU's fused attention.
+    fused = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: of_attention}
+
     def counted(model: nn.Module) -> float:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=fused) as counter:
             model.eval()(torch.zeros(1, 3, 256, 256))
         return counter.get_total_flops() / 1e9
 
