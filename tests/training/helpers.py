@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +164,19 @@ def detection_options(root: Path, total: int = 4, *, name: str = "tiny", **train
         options["train"].setdefault(key, loss)
     del options["val"]["metrics"]
     return options
+
+
+def detection_file(root: Path, change: Callable[[dict[str, Any]], None] = lambda options: None) -> Path:
+    """The same run as an option file, changed."""
+    import yaml
+
+    options = detection_options(root, 1)
+    for key in ("is_train", "root_path"):
+        del options[key]
+    options["path"] = {}
+    for dataset in options["datasets"].values():
+        del dataset["phase"], dataset["scale"]
+    change(options)
+    file = root / "detection.yml"
+    file.write_text(yaml.safe_dump(options, sort_keys=False))
+    return file

@@ -11,21 +11,7 @@ from hatdet.core.errors import OptionsError
 from hatdet.imaging.files import read_image, to_array
 from hatdet.training.detection_preflight import drawn_batch
 from hatdet.training.preflight import check_data
-from tests.training.helpers import detection_options, option_file, tiny_options
-
-
-def detection_file(tmp_path):
-    import yaml
-
-    options = detection_options(tmp_path, 1)
-    for key in ("is_train", "root_path"):
-        del options[key]
-    options["path"] = {}
-    for dataset in options["datasets"].values():
-        del dataset["phase"], dataset["scale"]
-    file = tmp_path / "detection.yml"
-    file.write_text(yaml.safe_dump(options, sort_keys=False))
-    return file
+from tests.training.helpers import detection_file, detection_options, option_file, tiny_options
 
 
 def test_nothing_is_wrong_with_data_as_they_should_be(tmp_path):

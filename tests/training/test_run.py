@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 import signal
@@ -15,7 +14,6 @@ import pytest
 import torch
 
 from hatdet.core.errors import OptionsError, TrainingError, WeightsError
-from hatdet.training import logs
 from hatdet.training.hat_model import HATModel
 from hatdet.training.run import measure, train
 from tests.training.helpers import data_set, option_file, tiny_options
@@ -39,18 +37,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> str:
     return "\n".join(record.getMessage() for record in caplog.records)
 
 
-@pytest.fixture(autouse=True)
-def _logs_reach_caplog(caplog, monkeypatch):
-    """BasicSR's logger tells its own handlers alone."""
-    real = logs.get_root_logger
-
-    def with_caplog(*rest, **named):
-        logger = real(*rest, **named)
-        logger.addHandler(caplog.handler)
-        return logger
-
-    monkeypatch.setattr(logs, "get_root_logger", with_caplog)
-    caplog.set_level(logging.INFO)
+pytestmark = pytest.mark.usefixtures("logs_reach_caplog")
 
 
 # ------------------------------------------------------------------------------------------ 1. going on
