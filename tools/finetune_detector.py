@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import os
 import time
 from pathlib import Path
@@ -27,12 +26,11 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from safetensors.torch import save_file
 from torch import Tensor
 
 import hatdet.detection.ultralytics_setup  # noqa: F401 (before ultralytics: no telemetry, no download)
 from hatdet.core.types import Image
-from hatdet.detection.weights import load_model
+from hatdet.detection.weights import load_model, save_model
 from hatdet.evaluation.samples import cropped_labels
 from hatdet.imaging.files import read_image, write_image
 from hatdet.imaging.resize import reduced
@@ -230,10 +228,7 @@ def blend(start: Path, tuned: Path, share: float, out: Path) -> None:
 
 def export(path: Path, out: Path) -> None:
     """fp16 safetensors that say in their metadata which network they are."""
-    model = _model(path)
-    state = {key: value.half().contiguous() for key, value in model.state_dict().items() if value.is_floating_point()}
-    metadata = {"model_yaml": json.dumps(model.yaml), "names": json.dumps(model.names)}
-    save_file(state, out, metadata=metadata)
+    save_model(_model(path), out)
     print(f"{out}: {out.stat().st_size:,} bytes")
 
 

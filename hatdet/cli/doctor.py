@@ -28,7 +28,7 @@ def run() -> None:
 
 
 def _version(name: str) -> str | None:
-    import importlib.metadata  # not at the top: a tenth of what `hatdet --help` takes
+    import importlib.metadata  # not at the top: `hatdet --help` does without
 
     try:
         return importlib.metadata.version(name)

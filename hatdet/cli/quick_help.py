@@ -1,4 +1,4 @@
-"""`--help` without what only other things need: a fifth of the time that it takes."""
+"""`--help` without what only other things need."""
 
 from __future__ import annotations
 
