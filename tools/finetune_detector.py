@@ -3,14 +3,15 @@
     export HATDET_DATA=/path/to/data                     # holds det/coco128 (images and YOLO labels)
     python tools/finetune_detector.py prepare WORK       # originals, and both upscalings of their x4 reductions
     python tools/finetune_detector.py train WORK START.pt options/detector/yolo11n_upscaled_1.yml
+    python tools/finetune_detector.py train WORK START.pt options/detector/kit_ais.yml --data kit_ais.yaml
     python tools/finetune_detector.py distil WORK START.pt options/detector/yolo11n_upscaled_2.yml
     python tools/finetune_detector.py evaluate WORK START.pt WORK/runs/*/weights/*.pt OUT.safetensors
     python tools/finetune_detector.py blend START.pt TUNED.pt 0.7 OUT.pt      # a step of 0.7 from START to TUNED
     python tools/finetune_detector.py export OUT.pt pretrained/yolo11n-upscaled.safetensors
 
-`train` learns from the labels, by Ultralytics' trainer. `distil` learns from START itself: on an upscaled crop
-the network is to see what START sees on the original crop, in its feature maps and in its boxes and classes; no
-labels are used.
+`train` learns from the labels, by Ultralytics' trainer, of WORK's images or of those of any data file. `distil` learns
+from START itself: on an upscaled crop the network is to see what START sees on the original crop, in its feature maps
+and in its boxes and classes; no labels are used.
 The validation images are evaluated by the Ultralytics validator at 640 pixels. Training never sees them.
 """
 
@@ -86,18 +87,23 @@ def keep_batch_norm_fixed(trainer: Any) -> None:
 
 def use_all_cores(trainer: Any) -> None:
     """Ultralytics leaves one core idle, which on two is half the machine; channels-last is faster on the CPU."""
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(_threads())
     trainer.model.to(memory_format=torch.channels_last)
 
 
-def train(work: Path, start: Path, recipe: Path) -> None:
+def _threads() -> int:
+    return int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
+
+
+def train(work: Path, start: Path, recipe: Path, data: Path | None = None) -> None:
     from ultralytics import YOLO
 
     model = YOLO(start)
     model.add_callback("on_train_start", use_all_cores)
     model.add_callback("on_train_batch_start", keep_batch_norm_fixed)
     arguments = yaml.safe_load(recipe.read_text())
-    model.train(data=str(work / "all.yaml"), project=str((work / "runs").resolve()), name=recipe.stem, **arguments)
+    data = data or work / "all.yaml"
+    model.train(data=str(data), project=str((work / "runs").resolve()), name=recipe.stem, **arguments)
 
 
 def distil(work: Path, start: Path, recipe: Path) -> None:
@@ -185,7 +191,7 @@ def evaluate(work: Path, weights: list[Path]) -> None:
     print(f"{'mAP50-95, 128 images of val2017':50s}" + "".join(f"{arm:>10s}" for arm in ARMS))
     for path in weights:
         row = []
-        torch.set_num_threads(os.cpu_count() or 1)
+        torch.set_num_threads(_threads())
         for arm in ARMS:
             result = YOLO(_as_checkpoint(path, work)).val(
                 data=str(work / f"{arm}.yaml"),
@@ -246,6 +252,8 @@ def main() -> None:
         sub = verbs.add_parser(verb)
         for argument in arguments:
             sub.add_argument(argument, type=float if argument == "share" else Path)
+        if verb == "train":
+            sub.add_argument("--data", type=Path, help="other images than those of WORK")
         if verb == "evaluate":
             sub.add_argument("weights", type=Path, nargs="+")
     given = vars(parser.parse_args())
