@@ -134,7 +134,7 @@ class Region:
 def window_of_30000(folder: Path) -> Region:
     """A grey image of 30,000² with the photo of a bus, reduced four times, far from its corners: looked at there."""
     from hatdet.detection.chain import Upscaled
-    from hatdet.detection.windows import detect_in_windows
+    from hatdet.detection.slicing import Sliced
     from hatdet.detection.yolo import load_detector
     from hatdet.imaging.files import read_image, to_array
     from hatdet.imaging.resize import reduced
@@ -156,7 +156,7 @@ def window_of_30000(folder: Path) -> Region:
     window = source.read(20_000, 20_640, 10_000, 10_640)
     x, y = column * SIDE, row * SIDE
     region = (x - 40, y - 30, x + 280, y + 310)
-    found = list(detect_in_windows(source.image, (side, side), chain, 240, region=region))
+    found = list(Sliced(chain, (240, 240)).over(source.image, (side, side), region=region))
     source.close()
     grown = _peak_kib() - before
     boxes = [one.xyxy for one in found if one.class_name == "bus"]

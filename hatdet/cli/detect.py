@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hatdet.cli.detect_regions import MaxShareOption, RegionsOption
+from hatdet.cli.detect_slices import MergeOption, SliceOption, SliceOverlapOption
 from hatdet.cli.detect_video import FramesOption, TrackOption
 from hatdet.cli.geojson import GeoJsonOption
 from hatdet.cli.options import (
@@ -50,6 +52,7 @@ _DECIDED_BY_UPSCALER = ("upscaler", "scale", "tile")
 _DECIDED_BY_CHAIN = (
     *_DECIDED_BY_UPSCALER,
     *("overlap", "batch", "weights", "conf", "iou", "classes", "max_det", "imgsz"),
+    *("slice_size", "slice_overlap", "merge"),
 )
 
 
@@ -74,6 +77,8 @@ def run(
     overlap: OverlapOption = 32,
     batch: BatchOption = None,
     engine: EngineOption = None,
+    regions: RegionsOption = None,
+    max_share: MaxShareOption = None,
     weights: Annotated[
         str | None,
         typer.Option(
@@ -103,6 +108,9 @@ def run(
             show_default="640; with --upscale the upscaled side, at most 2560",
         ),
     ] = None,
+    slice_size: SliceOption = None,
+    slice_overlap: SliceOverlapOption = 0.2,
+    merge: MergeOption = "nms",
     frames: FramesOption = None,
     track: TrackOption = None,
     json_file: Annotated[
@@ -163,7 +171,9 @@ def run(
 
     with guarded(debug), Session(quiet, debug) as session:
         from hatdet.cli.detect_chain import Enlarging, Looking, load_chain
+        from hatdet.cli.detect_regions import check_regions
         from hatdet.cli.detect_results import ReportFiles, planned
+        from hatdet.cli.detect_slices import Slicing
         from hatdet.cli.detect_video import detect_in_videos, plan_videos
         from hatdet.cli.resumable import check_on_error
         from hatdet.core.errors import OptionsError
@@ -173,8 +183,10 @@ def run(
         if geojson is not None:
             require_rasterio()
         check_on_error(on_error)
-        enlarging = Enlarging(upscaler, scale, tile_or_auto(tile), overlap, batch)
-        looking = Looking(weights, conf, iou, max_det, classes, imgsz, trust)
+        check_regions(upscale, regions, max_share)
+        enlarging = Enlarging(upscaler, scale, tile_or_auto(tile), overlap, batch, regions is not None, max_share)
+        slicing = Slicing(slice_size, slice_overlap, merge)
+        looking = Looking(weights, conf, iou, max_det, classes, imgsz, trust, slicing)
         if save_sr and not upscale:
             raise OptionsError("--save-sr writes upscaled images: it needs --upscale")
         refuse_beside_engine(context, _DECIDED_BY_UPSCALER if upscale else _DECIDED_BY_CHAIN, engine)
@@ -286,7 +298,7 @@ class _Run:
             raise InputError(f"{job.source.path}: {error}") from error
         timing = {"read": read_ms, "upscale": result.upscale_ms, "detect": result.detect_ms}
         seen = None if self.chain.enlarge is None else to_array(result.seen)
-        return Found(to_array(image), seen, result.detections, timing)
+        return Found(to_array(image), seen, result.detections, timing, share=result.share)
 
     def detect_in_windows(self, job: Job, image: Windows, read_ms: float) -> Found:
         """What is in a huge image; its crops are written here, while it is open."""
@@ -300,14 +312,14 @@ class _Run:
             if job.larger is not None:
                 raise InputError(f"{job.source.path} is too large for --save-sr: `hatdet sr --format tiff` writes it")
             began = time.perf_counter()
-            found, picture, shown = look_in_windows(
+            found, picture, shown, share = look_in_windows(
                 image, self.chain.enlarge, self.chain.detector, self.session.part_done
             )
             both = (time.perf_counter() - began) * 1e3  # one window after another: not told apart
             if job.crops is not None:
                 write_crops_of_windows(image, found, job.crops_of(found))
         timing = {"read": read_ms, "upscale": None, "detect": both}
-        return Found(picture, None, found, timing, shown, (image.width, image.height))
+        return Found(picture, None, found, timing, shown, (image.width, image.height), share)
 
     def write(self, job: Job, found: Found) -> str:
         """Its files; the line that says so."""
@@ -322,7 +334,8 @@ class _Run:
                 if job.crops in crop.parents and ".." not in crop.parts:
                     crop.unlink(missing_ok=True)
         self.manifest.put(path, self.states.pop(path), job.picture, [*job.others, *crops], self.reports[path])
-        return f"{path}: {summary(found.detections)} -> {job.picture}"
+        part = "" if found.share in (None, 1) else f" ({100 * found.share:.0f} % upscaled)"
+        return f"{path}: {summary(found.detections)}{part} -> {job.picture}"
 
     def report(self, jobs: Sequence[Job]) -> None:
         """The files about all images."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from hatdet.cli.detect_regions import in_regions
+from hatdet.cli.detect_slices import Slicing, sliced
 from hatdet.cli.session import Session
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ class Enlarging:
     tile: int | Literal["auto"]
     overlap: int
     batch: int | None
+    regions: bool
+    max_share: float | None
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class Looking:
     classes: str | None
     imgsz: int | None
     trust: bool
+    slicing: Slicing
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,8 +114,12 @@ def load_chain(
             trust=looking.trust,
             on_fetch=on_fetch,
         )
-    settings = {"verb": "detect", **detected_by(detector, looking.weights, engine)}
+    settings = {"verb": "detect", **detected_by(detector, looking.weights, engine), **looking.slicing.settings()}
+    names = detector.class_names
     if enlarge is None or enlarging is None:
-        return Chain(None, detector, None, detector.class_names, settings)
+        return Chain(None, sliced(detector, looking.slicing, 1), None, names, settings)
     settings |= made_by(enlarge, enlarging.upscaler, enlarging.scale, engine)
-    return Chain(enlarge, detector, enlarge.name, detector.class_names, settings)
+    settings |= {"regions": enlarging.regions, "max-share": enlarging.max_share}
+    if enlarging.regions:
+        enlarge = in_regions(enlarge, detector, enlarging.max_share)
+    return Chain(enlarge, sliced(detector, looking.slicing, enlarge.scale), enlarge.name, names, settings)

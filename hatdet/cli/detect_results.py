@@ -30,6 +30,7 @@ __all__ = [
     "drawn",
     "image_report",
     "planned",
+    "share_report",
     "summary",
     "timing_report",
     "write_reports",
@@ -80,6 +81,7 @@ class Found:
         milliseconds: of each step; None for one that was not taken.
         shown: pixels of `source` for each of the image's.
         size_wh: of the image, where that is not `source`, and whose crops are written already.
+        share: of the pixels that were upscaled by a network; None where nothing was upscaled.
     """
 
     source: Pixels
@@ -88,6 +90,7 @@ class Found:
     milliseconds: Mapping[str, float | None]
     shown: float = 1
     size_wh: tuple[int, int] | None = None
+    share: float | None = None
 
     @property
     def width(self) -> int:
@@ -212,6 +215,7 @@ def image_report(job: Job, found: Found) -> dict[str, Any]:
         "detections": [
             _detection_report(detection, crop) for detection, crop in zip(found.detections, crops, strict=True)
         ],
+        "upscaled_share": share_report(found.share),
         "timing_ms": timing_report(found.milliseconds),
     }
 
@@ -219,6 +223,11 @@ def image_report(job: Job, found: Found) -> dict[str, Any]:
 def detections_report(detections: Detections) -> list[dict[str, Any]]:
     """The objects of a frame, which have no crops, as they stand in JSON."""
     return [_detection_report(detection, None) for detection in detections]
+
+
+def share_report(share: float | None) -> float | None:
+    """Of the pixels that were upscaled, as it stands in JSON."""
+    return None if share is None else round(share, 4)
 
 
 def timing_report(milliseconds: Mapping[str, float | None]) -> dict[str, float | None]:

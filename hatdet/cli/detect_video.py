@@ -242,17 +242,15 @@ def detect_in_videos(
     on_error: str,
 ) -> None:
     """Look at each video, write it with its boxes, and say what was found."""
-    from dataclasses import replace
-
     from hatdet.cli.detect_results import JSON_SCHEMA
+    from hatdet.cli.detect_slices import at_least
     from hatdet.detection.tracking import LOWEST_CONFIDENCE
-    from hatdet.detection.yolo import YoloDetector
 
     started = time.perf_counter()
     detector = chain.detector
     name = detector.name
-    if plan.track is not None and isinstance(detector, YoloDetector):
-        detector = replace(detector, confidence=min(detector.confidence, LOWEST_CONFIDENCE))
+    if plan.track is not None:
+        detector = at_least(detector, min(plan.confidence, LOWEST_CONFIDENCE))
     header = {"schema": JSON_SCHEMA, "upscaler": chain.upscaled_by, "detector": name, "tracker": plan.track}
     lines = _Lines(plan.json_file, header)
     with lines.opened():
@@ -283,7 +281,7 @@ def _detect_in_video(
     stream that ends, by itself or by an interruption, leaves what came until then. Of a file that is interrupted
     nothing is written.
     """
-    from hatdet.cli.detect_results import detections_report, timing_report
+    from hatdet.cli.detect_results import detections_report, share_report, timing_report
     from hatdet.cli.overlap import overlapped
     from hatdet.core.atomic import written_whole
     from hatdet.core.errors import InputError
@@ -318,6 +316,7 @@ def _detect_in_video(
             "width": image.width,
             "height": image.height,
             "detections": detections_report(detections),
+            "upscaled_share": share_report(found.share),
             "timing_ms": timing_report({"read": read_ms, "upscale": found.upscale_ms, "detect": found.detect_ms}),
         }
         return _Looked(to_array(found.seen), found.seen.scale, detections, report)

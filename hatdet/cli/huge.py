@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,17 +99,23 @@ def open_or_read(path: Path, max_pixels: int, upscaler: Upscaler | None) -> Imag
 
 def look_in_windows(
     source: Windows, upscaler: Upscaler, detector: Detector, on_progress: Callable[[int, int], None]
-) -> tuple[Detections, Pixels, float]:
+) -> tuple[Detections, Pixels, float, float]:
     """What is found in windows of an image, each upscaled to the largest canvas of the detector.
 
-    Returns the objects, a small picture of the image, and its pixels for each of the image's.
+    Returns the objects; a small picture of the image, and its pixels for each of the image's; the share of the pixels
+    of all windows that the network saw.
     """
-    from hatdet.detection.chain import Upscaled
-    from hatdet.detection.windows import detect_in_windows
-    from hatdet.detection.yolo import LARGEST_IMGSZ
+    from hatdet.cli.detect_slices import in_windows
+    from hatdet.detection.regions import SelectiveUpscaler
+    from hatdet.imaging.files import image_of
     from hatdet.imaging.windows import overview
 
-    side = max(1, (getattr(detector, "imgsz", None) or LARGEST_IMGSZ) // upscaler.scale)
-    chain = Upscaled(upscaler, detector)
-    found = detect_in_windows(source.image, (source.height, source.width), chain, side, on_progress=on_progress)
-    return found, *overview(source)
+    picture, shown = overview(source)
+    shares: list[tuple[float, int]] = []
+    if isinstance(upscaler, SelectiveUpscaler):
+        upscaler = replace(upscaler, on_share=lambda share, pixels: shares.append((share, pixels)))
+    slices = replace(in_windows(upscaler, detector), on_progress=on_progress)
+    small = replace(image_of(picture), scale=shown)
+    found = slices.over(source.image, (source.height, source.width), overview=small)
+    pixels = sum(pixels for _, pixels in shares)
+    return found, picture, shown, sum(share * n for share, n in shares) / pixels if pixels else 1.0

@@ -24,10 +24,11 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Merge", "Merged", "Overlap", "merge_boxes"]
+__all__ = ["MERGES", "Merge", "Merged", "Overlap", "merge_boxes"]
 
 Merge: TypeAlias = Literal["nms", "nmm", "greedy-nmm"]
 Overlap: TypeAlias = Literal["iou", "ios"]
+MERGES: tuple[Merge, ...] = get_args(Merge)
 
 Numbers: TypeAlias = NDArray[np.int64]
 Values: TypeAlias = NDArray[np.float64]
@@ -65,6 +66,7 @@ def merge_boxes(
     overlap: Overlap = "iou",
     threshold: float = 0.5,
     class_aware: bool = True,
+    apart: Numbers | None = None,
 ) -> Merged:
     """One box for each set of boxes that match, whatever the order they are given in.
 
@@ -77,6 +79,8 @@ def merge_boxes(
             an area overlap nothing.
         threshold: the least overlap of boxes that match.
         class_aware: whether only boxes of one class match.
+        apart: `(n,)` numbers; boxes of one number do not match, and of equal boxes the lower number comes first. None:
+            any two may match.
 
     Raises:
         ValueError: lengths that differ, numbers that are not finite, boxes whose corners are swapped, a threshold that
@@ -87,12 +91,14 @@ def merge_boxes(
         return Merged(
             np.empty(0, np.int64), np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int64)
         )
-    order = np.lexsort((class_id, *xyxy.T[::-1], -confidence))
+    last = [] if apart is None else [apart]
+    order = np.lexsort((*last, class_id, *xyxy.T[::-1], -confidence))
     ranked = np.ascontiguousarray(xyxy[order].T, np.float64)  # (4, n), exact: areas are not rounded to float32
     classes = class_id[order].astype(np.int64)
     groups = classes if class_aware else np.zeros_like(classes)
     walk = _Walk(ranked, confidence[order], classes, overlap, threshold)
-    for row, later in _matches(walk, groups, taken_ones_take=merge == "nmm"):
+    ranked_apart = None if apart is None else apart[order]
+    for row, later in _matches(walk, groups, ranked_apart, taken_ones_take=merge == "nmm"):
         if merge == "nms":
             walk.taker[later] = row
         else:
@@ -177,7 +183,9 @@ class _Walk:
         return later[end:]
 
 
-def _matches(walk: _Walk, groups: Numbers, *, taken_ones_take: bool) -> Iterator[tuple[int, Numbers]]:
+def _matches(
+    walk: _Walk, groups: Numbers, apart: Numbers | None, *, taken_ones_take: bool
+) -> Iterator[tuple[int, Numbers]]:
     """Each box in turn that may take some, and those after it that match it and are still there, in their order.
 
     What the caller does with one is seen by the next.
@@ -185,6 +193,7 @@ def _matches(walk: _Walk, groups: Numbers, *, taken_ones_take: bool) -> Iterator
     Args:
         walk: the boxes.
         groups: `(n,)` boxes of different ones never match.
+        apart: `(n,)` boxes of one number never match.
         taken_ones_take: whether a box that was taken has its turn, too.
     """
     grid = _Grid(walk.boxes, groups)
@@ -200,6 +209,8 @@ def _matches(walk: _Walk, groups: Numbers, *, taken_ones_take: bool) -> Iterator
         done, first, second = grid.pairs(rows, there)
         row = n if done == len(rows) else int(rows[done])
         matching = walk.match(walk.boxes[:, first], walk.boxes[:, second])
+        if apart is not None:
+            matching &= apart[first] != apart[second]
         first, second = first[matching], second[matching]
         if not len(first):
             continue

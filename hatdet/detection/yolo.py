@@ -25,7 +25,7 @@ __all__ = ["YoloDetector", "load_detector"]
 log = logging.getLogger(__name__)
 
 PLAIN_IMGSZ = 640  # Ultralytics' own default, for images as they are
-LARGEST_IMGSZ = 2560  # an upscaled canvas beyond it is shrunk
+LARGEST_IMGSZ = 2560  # of an upscaled canvas; one beyond it is looked at in slices
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +43,7 @@ class YoloDetector:
         class_ids: the classes to look for; None for all.
         imgsz: the long side on the detector's canvas, in pixels. None: 640 for an image as it was read; an upscaled one
             keeps its pixels, at most 2560 along its long side.
+        shrinks: whether an upscaled image may be shrunk without a warning.
 
     Raises:
         OptionsError: a number out of its range.
@@ -55,6 +56,7 @@ class YoloDetector:
     max_detections: int = 300
     class_ids: Sequence[int] | None = None
     imgsz: int | None = None
+    shrinks: bool = False
     class_names: Mapping[int, str] = field(init=False, repr=False)
     stride: int = field(init=False)
     task: str = field(init=False)
@@ -77,33 +79,42 @@ class YoloDetector:
         return next(self.model.parameters()).device
 
     def __call__(self, image: Image) -> Detections:
+        return self.many([image])[0]
+
+    def many(self, images: Sequence[Image]) -> list[Detections]:
+        """What is in each of several images: one call of the model for all that have a canvas of one size."""
         from ultralytics.utils.nms import non_max_suppression
 
-        size_hw = (image.height, image.width)
-        letterbox = Letterbox.fit(size_hw, self._long_side(image), self.stride)
-        with torch.no_grad():
-            # Letterboxed where the image is: a canvas too large for the device may be on the host.
-            predictions, prototypes = separated(self.model(letterbox.apply(image.pixels).to(self.device)), self.task)
-            _check_finite(predictions, self.name)
-            _check_finite(prototypes, self.name)
-            found = non_max_suppression(
-                predictions,
-                self.confidence,
-                self.iou,
-                list(self.class_ids) if self.class_ids is not None else None,
-                max_det=self.max_detections,
-                nc=len(self.class_names),
-                end2end=getattr(self.model, "end2end", False),
-                rotated=self.task == "obb",
-            )[0]
-            return detections(
-                found,
-                Canvas(letterbox, image.scale),
-                self.class_names,
-                self.task,
-                None if prototypes is None else prototypes[0],
-                getattr(self.model, "kpt_shape", None),
-            )
+        boxes = [Letterbox.fit((one.height, one.width), self._long_side(one), self.stride) for one in images]
+        found: dict[int, Detections] = {}
+        for canvas in dict.fromkeys(box.canvas_hw for box in boxes):
+            alike = [n for n, box in enumerate(boxes) if box.canvas_hw == canvas]
+            with torch.no_grad():
+                # Letterboxed where the image is: a canvas too large for the device may be on the host.
+                seen = torch.cat([boxes[n].apply(images[n].pixels).to(self.device) for n in alike])
+                predictions, prototypes = separated(self.model(seen), self.task)
+                _check_finite(predictions, self.name)
+                _check_finite(prototypes, self.name)
+                rows = non_max_suppression(
+                    predictions,
+                    self.confidence,
+                    self.iou,
+                    list(self.class_ids) if self.class_ids is not None else None,
+                    max_det=self.max_detections,
+                    nc=len(self.class_names),
+                    end2end=getattr(self.model, "end2end", False),
+                    rotated=self.task == "obb",
+                )
+                for place, n in enumerate(alike):
+                    found[n] = detections(
+                        rows[place],
+                        Canvas(boxes[n], images[n].scale),
+                        self.class_names,
+                        self.task,
+                        None if prototypes is None else prototypes[place],
+                        getattr(self.model, "kpt_shape", None),
+                    )
+        return [found[n] for n in range(len(images))]
 
     def _long_side(self, image: Image) -> int | None:
         longest = max(image.height, image.width)
@@ -115,7 +126,7 @@ class YoloDetector:
             return None
         else:
             wanted = LARGEST_IMGSZ
-        if image.scale > 1 and wanted < longest:
+        if image.scale > 1 and wanted < longest and not self.shrinks:
             log.warning(
                 "the detector's letterbox (imgsz %d) shrinks the upscaled image: it sees %.3g pixels per source pixel",
                 wanted,

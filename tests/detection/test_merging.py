@@ -334,3 +334,19 @@ def test_a_crowd_takes_neither_the_memory_nor_minutes(merge):
     assert peak < 32e6
     assert time.process_time() - start < 15
     assert 1 <= len(found.keeper) < 40
+
+
+def test_boxes_that_are_kept_apart_do_not_match_each_other():
+    """0 and 1 are of one slice, 2 of another, which goes for the surer of them."""
+    xyxy = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [0, 0, 10, 11]], np.float32)
+    confidence, class_id = np.array([0.9, 0.8, 0.7], np.float32), np.zeros(3, np.int64)
+    for merge in MERGES:
+        left = merge_boxes(xyxy, confidence, class_id, merge=merge, apart=np.array([4, 4, 7]))
+        assert left.keeper.tolist() == [0, 1]
+        assert left.xyxy[0].tolist() == ([0, 0, 10, 10] if merge == "nms" else [0, 0, 10, 11])
+
+
+def test_of_equal_boxes_the_lower_slice_comes_first():
+    xyxy, half = np.tile(np.array([0, 0, 9, 9], np.float32), (3, 1)), np.full(3, 0.5, np.float32)
+    left = merge_boxes(xyxy, half, np.zeros(3, np.int64), apart=np.array([2, 1, 1]))
+    assert sorted(left.keeper.tolist()) == [1, 2]
