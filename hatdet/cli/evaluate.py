@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hatdet.cli.detect_slices import MergeOption, SliceOption, SliceOverlapOption
 from hatdet.cli.options import (
     BatchOption,
     DebugOption,
@@ -94,7 +95,9 @@ def run(
         str,
         typer.Option(
             help="What to compare: lr (its own size), lr@imgsz (the detector's letterbox enlarges it), nearest, "
-            "bicubic, any upscaler's name or weights file, hr (the ceiling).",
+            "bicubic, any upscaler's name or weights file, hr (the ceiling); sliced:hat-xs (looked at in slices), "
+            "sliced:none (slices that are not upscaled), regions:hat-xs, regions:hat-xs@0.3 (only parts are upscaled, "
+            "at most that share of the pixels).",
             metavar="A,B,...",
             rich_help_panel=_COMPARISON,
         ),
@@ -115,6 +118,9 @@ def run(
             show_default="the upscaled side, at most 2560",
         ),
     ] = None,
+    slice_size: SliceOption = None,
+    slice_overlap: SliceOverlapOption = 0.2,
+    merge: MergeOption = "nms",
     size_frame: Annotated[
         str | None,
         typer.Option(
@@ -183,6 +189,7 @@ def run(
     from hatdet.cli.session import Session, guarded
 
     with guarded(debug), Session(quiet, debug) as session:
+        from hatdet.cli.detect_slices import Slicing
         from hatdet.cli.evaluate_parts import Machine, load_arms, load_detectors, only_these
         from hatdet.core.errors import OptionsError
         from hatdet.evaluation.arms import check_arms
@@ -218,7 +225,9 @@ def run(
             reference=not no_reference,
         )
         frame = size_frame or ("source" if no_reference else "hr")
-        machine = Machine(device, precision, tile, overlap, batch)
+        slicing = Slicing(slice_size, slice_overlap, merge)
+        slicing.check()
+        machine = Machine(device, precision, tile, overlap, batch, slicing)
         started = time.perf_counter()
         with Store(cache) as store:
             detectors, classes = load_detectors(

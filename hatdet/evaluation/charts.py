@@ -16,6 +16,7 @@ __all__ = [
     "LONGEST_LABEL",
     "TOTALS",
     "change_panels",
+    "costs",
     "curves",
     "error_panels",
     "intervals",
@@ -50,6 +51,22 @@ class Axis:
         digits = max(0, -math.floor(math.log10(step) + 1e-9))
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
         return [(self.at(i * step), fixed(i * step, digits)) for i in range(first, last + 1)]
+
+
+@dataclass(frozen=True)
+class LogAxis(Axis):
+    """A range of powers of ten: `low`, `high` and what `at` takes are logarithms."""
+
+    @property
+    def ticks(self) -> list[tuple[float, str]]:
+        """1, 2, 5, 10 ... where there are few of them, else 1, 10, 100 ..."""
+        first, last = math.floor(self.low), math.ceil(self.high)
+        for steps in ((1, 2, 5), (1, 3), (1,)):
+            values = [m * 10.0**power for power in range(first, last + 1) for m in steps]
+            shown = [value for value in values if self.low <= math.log10(value) <= self.high]
+            if len(shown) <= 6:
+                break
+        return [(self.at(math.log10(value)), f"{value:,.3g}" if value < 1 else f"{value:,.0f}") for value in shown]
 
 
 @dataclass(frozen=True)
@@ -103,18 +120,39 @@ def intervals(verdicts: Sequence[Json], start: float, end: float) -> Axis | None
 
 def scatter(rows: Sequence[Json], styles: Mapping[str, str]) -> dict[str, Any] | None:
     """PSNR against mAP; a line for arms that have no PSNR. None where there is nothing to draw."""
-    known = [row for row in rows if row["map50_95"] is not None]
-    with_psnr = [row for row in known if row["psnr_y"] is not None]
-    if not with_psnr:
+    known = {row["psnr_y"] for row in rows if row["map50_95"] is not None and row["psnr_y"] is not None}
+    if not known:
         return None
-    x = Axis(*_padded([row["psnr_y"] for row in with_psnr], 0.18), PLOT.left, PLOT.right)
+    return _points_and_lines(rows, styles, "psnr_y", Axis(*_padded(sorted(known), 0.18), PLOT.left, PLOT.right))
+
+
+def costs(rows: Sequence[Json], styles: Mapping[str, str]) -> dict[str, Any] | None:
+    """Time against mAP, and the arms of which no other is as good for less; a line for the reference."""
+    shown = [{**row, "log_ms": _log_ms(row)} for row in rows]
+    known = {row["log_ms"] for row in shown if row["map50_95"] is not None and row["log_ms"] is not None}
+    if not known:
+        return None
+    chart = _points_and_lines(shown, styles, "log_ms", LogAxis(*_padded(sorted(known), 0.18), PLOT.left, PLOT.right))
+    front = sorted((mark["x"], mark["y"]) for mark in chart["marks"] if mark["row"]["pareto"])
+    return {**chart, "front": " ".join(f"{x},{y}" for x, y in front)}
+
+
+def _log_ms(row: Json) -> float | None:
+    """Of an arm that costs something: the reference is nobody's choice."""
+    return math.log10(max(row["ms_per_image"], 0.01)) if row["pareto"] is not None else None
+
+
+def _points_and_lines(rows: Sequence[Json], styles: Mapping[str, str], key: str, x: Axis) -> dict[str, Any]:
+    """`key` against mAP; a line for arms that do not have it."""
+    known = [row for row in rows if row["map50_95"] is not None]
+    with_x = [row for row in known if row[key] is not None]
     y = Axis(*_padded([100 * row["map50_95"] for row in known], 0.12), PLOT.bottom, PLOT.top)
-    places = {id(row): (x.at(row["psnr_y"]), y.at(100 * row["map50_95"])) for row in with_psnr}
+    places = {id(row): (x.at(row[key]), y.at(100 * row["map50_95"])) for row in with_x}
     taken = [Rectangle(px - 8, py - 8, px + 8, py + 8) for px, py in places.values()]
-    heights = [y.at(100 * row["map50_95"]) for row in known if row["psnr_y"] is None]
+    heights = [y.at(100 * row["map50_95"]) for row in known if row[key] is None]
     lines = [Rectangle(PLOT.left, height - 1, PLOT.right, height + 1) for height in heights]
     marks = []
-    for row in sorted(known, key=lambda row: row["psnr_y"] is None):
+    for row in sorted(known, key=lambda row: row[key] is None):
         label = short_name(row["arm"])
         w, h = LETTER_WH[0] * len(label), LETTER_WH[1]
         px, py = places.get(id(row), (None, y.at(100 * row["map50_95"])))
@@ -132,7 +170,7 @@ def scatter(rows: Sequence[Json], styles: Mapping[str, str]) -> dict[str, Any] |
             near = min(max(px, place.left), place.right), min(max(py, place.top), place.bottom)
             mark["leader"] = near if math.dist(near, (px, py)) > 12 else None
         marks.append(mark)
-    return {"x": x, "y": y, "marks": marks}
+    return {"x": x, "y": y, "marks": marks, "front": None}
 
 
 def _around(x: float, y: float, w: float, h: float, far: float) -> list[tuple[float, float]]:

@@ -52,13 +52,13 @@ class DetectorUnderTest:
         name: in the report.
         fingerprint: of everything that its boxes depend on besides the image and the canvas.
         to_data: its class ids to the data set's; other classes are dropped.
-        run: the chain: image, upscaler or None, canvas or None for the chain's own rule.
+        run: the chain: image, upscaler or None, canvas or None for the chain's own rule, whether in slices.
     """
 
     name: str
     fingerprint: str
     to_data: Mapping[int, int]
-    run: Callable[[Image, Upscaler | None, int | None], Outcome]
+    run: Callable[[Image, Upscaler | None, int | None, bool], Outcome]
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +71,7 @@ class EvaluatedImage:
     found_keys: Mapping[tuple[str, str], str]  # by detector and arm, in the store
     fidelity: Mapping[str, Mapping[str, float]]
     upscale_ms: Mapping[str, float]
+    upscaled_share: Mapping[str, float]  # of the pixels, by arm
 
 
 @dataclass(eq=False)
@@ -122,7 +123,7 @@ class JointEvaluation:
         """
         low_hash = pixels_hash(low)
         reference_hash = pixels_hash(reference) if reference is not None else ""
-        keys, fidelity, upscale_ms = {}, {}, {}
+        keys, fidelity, upscale_ms, shares = {}, {}, {}, {}
         for number, arm in enumerate(self.arms):
             canvas = self._canvas(arm, low)
             shown = low if arm.kind != "reference" else reference
@@ -133,7 +134,7 @@ class JointEvaluation:
                 key = key_of("found", low_hash, reference_hash if shown is reference else "", arm.fingerprint)
                 key = key_of(key, self.scale, canvas, detector.fingerprint)
                 if self.store.detections(key) is None:
-                    outcome = detector.run(shown, arm.upscaler, canvas)
+                    outcome = detector.run(shown, arm.upscaler, canvas, arm.slices is not None)
                     self.store.put_detections(key, StoredDetections(_rows(outcome.detections), outcome.detect_ms))
                     seen = outcome.seen
                 keys[detector.name, arm.name] = key
@@ -142,10 +143,11 @@ class JointEvaluation:
                     key = key_of("fidelity", low_hash, reference_hash, arm.fingerprint, self.scale)
                     fidelity[arm.name] = self._fidelity(key, arm.upscaler, low, reference, seen)
                 upscale_ms[arm.name] = arm.upscaler.milliseconds(low) or 0.0
+                shares[arm.name] = arm.upscaler.share(low)
             part_done(number + 1, len(self.arms))
         self.store.commit()
         size_wh = round(low.width * self.frame_scale), round(low.height * self.frame_scale)
-        self.images.append(EvaluatedImage(name, size_wh, truth, keys, fidelity, upscale_ms))
+        self.images.append(EvaluatedImage(name, size_wh, truth, keys, fidelity, upscale_ms, shares))
 
     def founds(self, detector: DetectorUnderTest, arm: Arm) -> list[Found]:
         """The detections of every image, in the frame of the comparison, of classes that are evaluated."""

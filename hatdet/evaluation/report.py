@@ -22,6 +22,7 @@ from hatdet.evaluation.charts import (
     ERRORS,
     TOTALS,
     change_panels,
+    costs,
     curves,
     error_panels,
     intervals,
@@ -81,7 +82,7 @@ def html_report(report: Json, gallery: Sequence[GalleryImage]) -> str:
     rows, verdicts = report["rows"] or [], report["verdicts"] or []
     names = list(dict.fromkeys(item["detector"] for item in [*rows, *verdicts]))
     styles = _arm_styles(rows, verdicts)
-    columns = [column for column in COLUMNS if not column.optional or any(row[column.key] is not None for row in rows)]
+    columns = [column for column in COLUMNS if any(row[column.key] not in column.optional for row in rows)]
     detectors = []
     for name in names:
         own = [row for row in rows if row["detector"] == name]
@@ -138,7 +139,7 @@ class Column:
         key: of a row of the report.
         explanation: for the caption.
         low_is_good: the best value is the lowest.
-        optional: left out where no row has a value.
+        optional: values that say nothing: the column is left out where no row has another.
     """
 
     group: str
@@ -147,7 +148,7 @@ class Column:
     shown: Callable[[float | None], str]
     explanation: str = ""
     low_is_good: bool = False
-    optional: bool = False
+    optional: tuple[float | None, ...] = ()
 
 
 def _decimals(digits: int) -> Callable[[float | None], str]:
@@ -170,9 +171,9 @@ COLUMNS = (
     *(Column("AP by object size, %", name, f"ap_{name}", points) for name in SIZE_NAMES),
     Column("Fidelity", "PSNR-Y", "psnr_y", _decimals(2)),
     Column("Fidelity", "SSIM-Y", "ssim_y", _decimals(4)),
-    Column("Fidelity", "PSNR-RGB", "psnr_rgb", _decimals(2), optional=True),
-    Column("Fidelity", "SSIM-RGB", "ssim_rgb", _decimals(4), optional=True),
-    Column("Fidelity", "LPIPS", "lpips", _decimals(4), low_is_good=True, optional=True),
+    Column("Fidelity", "PSNR-RGB", "psnr_rgb", _decimals(2), optional=(None,)),
+    Column("Fidelity", "SSIM-RGB", "ssim_rgb", _decimals(4), optional=(None,)),
+    Column("Fidelity", "LPIPS", "lpips", _decimals(4), low_is_good=True, optional=(None,)),
     Column(
         "Cost and gain",
         "ms/image",
@@ -180,6 +181,14 @@ COLUMNS = (
         number,
         "Time for one image: upscaling and detection.",
         low_is_good=True,
+    ),
+    Column(
+        "Cost and gain",
+        "upscaled",
+        "upscaled_share",
+        lambda share: NOT_AVAILABLE if share is None else f"{fixed(100 * share, 0)} %",
+        "Share of the pixels that the network saw.",
+        optional=(None, 1),
     ),
     Column(
         "Cost and gain",
@@ -244,6 +253,7 @@ def _detector(
         "verdicts": others,
         "axes": {kind: intervals(own, 8, 172) for kind, own in others.items()},
         "scatter": scatter(rows, styles),
+        "costs": costs(rows, styles),
         "curves": curves(rows, styles),
         "sizes": size_panels(rows, styles, data.get("boxes_by_size") or {}),
         "errors": error_panels(rows, styles, ERRORS),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -44,6 +44,7 @@ class ArmNumbers:
     metrics: Mapping[str, Resampled]
     detect_ms: float
     upscale_ms: float | None
+    share: float | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,6 +168,7 @@ def _arm_numbers(
         metrics,
         float(np.mean(evaluation.detect_ms(detector, arm))),
         float(np.mean(upscale_ms)) if upscale_ms else None,
+        float(np.mean([image.upscaled_share[arm.name] for image in evaluation.images])) if upscale_ms else None,
     )
 
 
@@ -285,6 +287,8 @@ def _row(
         "ms_per_image": _milliseconds(of),
         "upscale_ms": of.upscale_ms,
         "detect_ms": of.detect_ms,
+        "upscaled_share": of.share,
+        "pareto": _is_pareto(of, numbers[of.detector].values()),
         "gap_closed": _gap_closed(summary.map50_95, next(iter(numbers.values()))),
         "false_positives_of_other_classes": summary.false_positives_of_other_classes,
         "errors": {
@@ -304,6 +308,16 @@ def _row(
         },
         "precision_recall": {str(iou): curve for iou, curve in summary.precision_recall.items()},
     }
+
+
+def _is_pareto(of: ArmNumbers, arms: Iterable[ArmNumbers]) -> bool | None:
+    """Whether no other arm is as good and costs less, or as dear and better; None of the reference."""
+    if of.arm.kind == "reference":
+        return None
+    value, cost = of.summary.map50_95 or 0.0, _milliseconds(of)
+    others = [one for one in arms if one is not of and one.arm.kind != "reference"]
+    points = [(one.summary.map50_95 or 0.0, _milliseconds(one)) for one in others]
+    return not any(v >= value and c <= cost and (v > value or c < cost) for v, c in points)
 
 
 def _fidelity_columns(evaluation: JointEvaluation, arm: str) -> dict[str, float | int | None]:

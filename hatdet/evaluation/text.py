@@ -20,8 +20,11 @@ _COLUMNS = (
     ("SSIM-Y", "ssim_y", 1, 4),
     ("LPIPS", "lpips", 1, 4),
     ("gap", "gap_closed", 100, 0),
+    ("share", "upscaled_share", 100, 0),
     ("ms", "ms_per_image", 1, 0),
 )
+# Values of columns that are left out where no row has another.
+_SAYS_NOTHING: Mapping[str, tuple[float | None, ...]] = {"lpips": (None,), "upscaled_share": (None, 1)}
 _ERRORS = ("classification", "localisation", "both", "duplicate", "background", "missed")
 
 
@@ -37,17 +40,32 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
     changes = [row for row in rows if row["changes"]]
     if changes:
         lines += ["", *(_changed(row) for row in changes)]
-    lines += ["", *_verdicts(report["verdicts"])]
+    lines += ["", *_front(rows), "", *_verdicts(report["verdicts"])]
     return [*lines, "", *_protocol(report)]
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    columns = [column for column in _COLUMNS if column[1] != "lpips" or any(row["lpips"] is not None for row in rows)]
+    columns = [
+        column for column in _COLUMNS if any(row[column[1]] not in _SAYS_NOTHING.get(column[1], ()) for row in rows)
+    ]
     width = _name_width(rows)
     lines = [f"{'':{width}}" + "".join(f"{title:>9}" for title, *_ in columns)]
     for row in rows:
         cells = "".join(f"{_number(row[key], factor, digits):>9}" for _, key, factor, digits in columns)
         lines.append(f"{_name(row, rows):{width}}{cells}")
+    return lines
+
+
+def _front(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """For each detector the arms of which no other is as good for less time, the cheapest first."""
+    lines = []
+    for detector in dict.fromkeys(row["detector"] for row in rows):
+        front = [row for row in rows if row["detector"] == detector and row["pareto"] and row["map50_95"] is not None]
+        said = [
+            f"{row['arm']} {_number(row['map50_95'], 100, 1)} in {row['ms_per_image']:,.0f} ms"
+            for row in sorted(front, key=lambda row: row["ms_per_image"])
+        ]
+        lines.append(f"no other arm is as good for less ({detector}): {'; '.join(said)}")
     return lines
 
 

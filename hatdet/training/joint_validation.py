@@ -103,7 +103,7 @@ class JointValidation:
         mapped = map_classes(self.dataset.names, detector.class_names).to_data
         to_data = {theirs: ours for theirs, ours in mapped.items() if ours in classes}
 
-        def run(image: Image, upscaler: Upscaler | None, imgsz: int | None) -> ChainResult:
+        def run(image: Image, upscaler: Upscaler | None, imgsz: int | None, _: bool) -> ChainResult:
             return run_chain(image.to(detector.device), upscaler, replace(detector, imgsz=imgsz))
 
         return DetectorUnderTest(detector.name, detector.name, to_data, run)

@@ -34,7 +34,8 @@ WIDTH, HEIGHT = 192, 256
 ROW_KEYS = {
     *("detector", "arm", "images", "psnr_images", "psnr_y", "ssim_y", "psnr_rgb", "ssim_rgb", "lpips"),
     *("map50_95", "map50", "map75", "ar100", "ap_tiny", "ap_small", "ap_medium", "ap_large"),
-    *("ms_per_image", "upscale_ms", "detect_ms", "gap_closed", "false_positives_of_other_classes"),
+    *("ms_per_image", "upscale_ms", "detect_ms", "upscaled_share", "pareto", "gap_closed"),
+    *("false_positives_of_other_classes",),
     *("errors", "changes", "per_class", "precision_recall"),
 }
 
@@ -377,3 +378,28 @@ def test_a_tile_that_memory_made_smaller_has_pictures_of_its_own(monkeypatch):
 
     assert fingerprint(2**40).endswith(" cpu 256 32")
     assert fingerprint(2**20).endswith(" cpu 64 32")
+
+
+def test_slices_and_regions_are_arms(data):
+    """With the share of the pixels that the network saw, and who is worth his time."""
+    arms = ["bicubic", "sliced:none", "sliced:bicubic", "hat-xs", "regions:hat-xs", "regions:hat-xs@0.2"]
+    report = report_of("--data", data, "--arms", ",".join(arms), "--slice", "40x40")
+    by_arm = {row["arm"]: row for row in report["rows"]}
+    assert list(by_arm) == arms
+    assert (report["settings"]["slice"], report["settings"]["slice_overlap"]) == ("40x40", 0.2)
+    assert by_arm["sliced:none"]["upscaled_share"] is None
+    assert by_arm["hat-xs"]["upscaled_share"] == 1
+    assert 0 < by_arm["regions:hat-xs@0.2"]["upscaled_share"] <= 0.2
+    assert by_arm["regions:hat-xs@0.2"]["upscaled_share"] < by_arm["regions:hat-xs"]["upscaled_share"] <= 1
+    assert by_arm["bicubic"]["psnr_y"] < by_arm["regions:hat-xs@0.2"]["psnr_y"] < by_arm["hat-xs"]["psnr_y"]
+    assert by_arm["sliced:bicubic"]["psnr_y"] == by_arm["bicubic"]["psnr_y"]
+    cheapest = min(report["rows"], key=lambda row: row["ms_per_image"])
+    best = max(report["rows"], key=lambda row: (row["map50_95"], -row["ms_per_image"]))
+    assert cheapest["pareto"]
+    assert best["pareto"]
+
+
+def test_a_merge_that_is_none_is_one_line(data):
+    result = evaluate("--data", data, "--merge", "wbf")
+    assert result.exit_code == 2
+    assert "--merge must be one of nms, nmm, greedy-nmm, got 'wbf'" in result.stderr

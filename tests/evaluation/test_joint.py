@@ -30,8 +30,11 @@ class Spy:
     """A detector that writes down what it is shown, and finds two things and one of a class nobody asked for."""
 
     shown: list[tuple[tuple[int, int, float], int | None]] = field(default_factory=list)
+    in_slices: list[bool] = field(default_factory=list)
 
-    def run(self, image, upscaler, imgsz):
+    def run(self, image, upscaler, imgsz, in_slices):
+        self.in_slices.append(in_slices)
+
         def detect(seen: Image) -> Detections:
             self.shown.append(((seen.width, seen.height, seen.scale), imgsz))
             xyxy = np.array([[1, 2, 3, 4], [0, 0, 1.5, 1], [0, 0, 2, 2]], np.float32)
@@ -203,10 +206,10 @@ def test_without_a_reference_there_is_no_fidelity(tmp_path, pair):
 
 def test_nothing_is_remembered_of_an_image_that_fails(tmp_path, pair):
     class Broken(Spy):
-        def run(self, image, upscaler, imgsz):
+        def run(self, image, upscaler, imgsz, in_slices):
             if image.scale > 1:
                 raise InputError("no")
-            return super().run(image, upscaler, imgsz)
+            return super().run(image, upscaler, imgsz, in_slices)
 
     with Store(tmp_path) as store:
         joint, _ = evaluation(store, Broken())

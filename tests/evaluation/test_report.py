@@ -173,6 +173,8 @@ def _row(detector: str, arm: str, plus: float) -> dict[str, Any]:
         "ms_per_image": ms,
         "upscale_ms": ms - 81 if ms > 81 else 0.0,
         "detect_ms": min(ms, 81.0),
+        "upscaled_share": 1.0 if psnr else None,
+        "pareto": None if arm == "hr" else arm in ("lr", "bicubic", "hat-xs"),
         "gap_closed": None if arm in ("lr", "hr") else (found - plus - 0.214) / (0.437 - 0.214),
         "false_positives_of_other_classes": round(40 * lost),
         "errors": errors,

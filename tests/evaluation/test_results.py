@@ -44,6 +44,7 @@ def fake(arms: str, images: int = 40, detectors: tuple[str, ...] = ("yolo",)) ->
                 for name in upscaled
             },
             upscale_ms=dict.fromkeys(upscaled, 30.0),
+            upscaled_share=dict.fromkeys(upscaled, 0.5),
         )
         for index in range(images)
     ]
