@@ -17,6 +17,7 @@ from torchvision.ops import nms as torchvision_nms
 
 from hatdet.detection.merging import Merged, merge_boxes
 from tests.helpers import iou
+from tests.test_tools import tool
 
 MERGES = ("nms", "nmm", "greedy-nmm")
 OVERLAPS = ("iou", "ios")
@@ -334,3 +335,16 @@ def test_a_crowd_takes_neither_the_memory_nor_minutes(merge):
     assert peak < 32e6
     assert time.process_time() - start < 15
     assert 1 <= len(found.keeper) < 40
+
+
+def test_the_table_of_the_benchmark(capsys):
+    tool("bench_merging").main(["--rounds", "1", "--sizes", "80"])
+    head, ruler, *rows = capsys.readouterr().out.splitlines()
+    assert {line.count("|") for line in (head, ruler, *rows)} == {11}
+    assert len(rows) == 9
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in rows]
+    assert [cell[6] != "-" for cell in cells] == [True, False, False] * 3
+    for cell in cells:
+        if cell[2] == "nms":
+            assert cell[7] == cell[8]
+    assert int(cells[3][7]) < 30  # 20 objects, found four times each
