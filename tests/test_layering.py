@@ -49,6 +49,8 @@ NAMED_ONLY_IN = {
     "openvino": {"deploy"},
     "tensorrt": {"deploy"},
     "scipy": {"evaluation"},
+    "sahi": {"detection"},
+    "supervision": {"detection"},
 }
 
 

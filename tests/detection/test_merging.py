@@ -17,6 +17,7 @@ from torchvision.ops import nms as torchvision_nms
 
 from hatdet.detection.merging import Merged, merge_boxes
 from tests.helpers import iou
+from tests.test_tools import tool
 
 MERGES = ("nms", "nmm", "greedy-nmm")
 OVERLAPS = ("iou", "ios")
@@ -350,3 +351,16 @@ def test_of_equal_boxes_the_lower_slice_comes_first():
     xyxy, half = np.tile(np.array([0, 0, 9, 9], np.float32), (3, 1)), np.full(3, 0.5, np.float32)
     left = merge_boxes(xyxy, half, np.zeros(3, np.int64), apart=np.array([2, 1, 1]))
     assert sorted(left.keeper.tolist()) == [1, 2]
+
+
+def test_the_table_of_the_benchmark(capsys):
+    tool("bench_merging").main(["--rounds", "1", "--sizes", "80"])
+    head, ruler, *rows = capsys.readouterr().out.splitlines()
+    assert {line.count("|") for line in (head, ruler, *rows)} == {11}
+    assert len(rows) == 9
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in rows]
+    assert [cell[6] != "-" for cell in cells] == [True, False, False] * 3
+    for cell in cells:
+        if cell[2] == "nms":
+            assert cell[7] == cell[8]
+    assert int(cells[3][7]) < 30  # 20 objects, found four times each
