@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hatdet.cli.options import DebugOption, DeviceOption, QuietOption, ScaleOption, writable_file
+from hatdet.cli.options import DebugOption, DeviceOption, QuietOption, ScaleOption, given, writable_file
 
 if TYPE_CHECKING:
     from hatdet.cli.session import Session
@@ -35,6 +35,7 @@ WIDE = 240  # columns of the table where nobody looks at it on a screen
 
 
 def run(
+    context: typer.Context,
     upscaler: Annotated[
         str,
         typer.Option(
@@ -97,6 +98,16 @@ def run(
     quick: Annotated[
         bool, typer.Option("--quick", help="With --targets: leave out what takes minutes.", rich_help_panel=_WITH)
     ] = False,
+    calibrate: Annotated[
+        bool,
+        typer.Option(
+            "--calibrate",
+            help="Measure instead, anew, what `hatdet detect --budget` reckons with: the time of each upscaler whose "
+            "weights are here, and of the detector, over the pixels. Takes --upscaler, --scale, --precision, --device "
+            "and --json.",
+            rich_help_panel=_WITH,
+        ),
+    ] = False,
     json_file: Annotated[
         str | None,
         typer.Option("--json", help="Write all numbers; - is stdout.", metavar="FILE", rich_help_panel=_FILES),
@@ -120,8 +131,13 @@ def run(
     attention in the same precision; images/s for reading, upscaling, detecting and writing; MB the memory of one run
     (on a GPU with the weights); dB to fp32 how far the result is from that of plain fp32.
 
+    --calibrate prints for each upscaler and the detector the line that its times lie on, by which `hatdet detect
+    --budget 200ms` chooses: a fixed part of a call, and ms for a million pixels (of the image for an upscaler, of the
+    canvas for the detector); off by says how far the worst of the measured sizes is from it. It is measured by itself
+    when it is first needed; again it should be when the machine has changed, or was busy then.
+
     Examples: `hatdet bench` · `hatdet bench --upscaler hat-xs --tile 64,128,256 --size photo.png --plot speed.svg` ·
-    `hatdet bench --targets`
+    `hatdet bench --targets` · `hatdet bench --calibrate`
     """
     from tempfile import TemporaryDirectory
 
@@ -137,7 +153,9 @@ def run(
         if quick and not targets:
             raise OptionsError("--quick leaves out targets: it needs --targets")
         folder = Path(temporary)
-        if targets:
+        if calibrate:
+            report = _calibrate(context, session, upscaler, scale, precision, device, json_file != "-")
+        elif targets:
             report = _check(session, folder, runs, quick, json_file != "-")
         else:
             chosen = _Choices(
@@ -160,6 +178,27 @@ def run(
         failed = [row for row in report["rows"] if row.get("error")]
         if failed:
             raise typer.Exit(FAILED)
+
+
+# Of the options that say what is measured and how, those that a calibration takes.
+_CALIBRATED = ("calibrate", "upscaler", "scale", "precision", "json_file", "device", "quiet", "debug")
+
+
+def _calibrate(
+    context: typer.Context, session: Session, upscaler: str, scale: int, precision: str, device: str, shown: bool
+) -> dict[str, Any]:
+    """The report of `--calibrate`; upscalers and precision are bench's own only where they are given."""
+    from hatdet.cli.bench_calibrate import calibrate
+    from hatdet.core.errors import OptionsError
+
+    others = given(context, {str(parameter.name) for parameter in context.command.params} - {*_CALIBRATED})
+    if others:
+        raise OptionsError(f"{others[0]} does not go with --calibrate")
+    machine = _machine()
+    for note in _busy(machine):
+        session.say(note)
+    names = _listed(upscaler, "upscaler") if given(context, ("upscaler",)) else None
+    return calibrate(session, names, scale, device, precision if given(context, ("precision",)) else "auto", shown)
 
 
 class _Choices:

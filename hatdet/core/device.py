@@ -19,6 +19,7 @@ __all__ = [
     "is_out_of_memory",
     "placed",
     "release_memory",
+    "wait_for",
 ]
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -117,3 +118,11 @@ def release_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
+
+
+def wait_for(device: torch.device) -> None:
+    """Until a device has done all that it was given, so that a clock tells the time of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

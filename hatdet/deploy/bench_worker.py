@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hatdet.core.allocator import keep_freed_memory
-from hatdet.core.device import choose_device, choose_precision
+from hatdet.core.device import choose_device, choose_precision, wait_for
 from hatdet.core.errors import HatdetError
 from hatdet.core.types import Image, Upscaler
 from hatdet.sr.hat_arch import pad_to_multiple
@@ -229,7 +229,7 @@ class Workbench:
         image = self._given()
         started = time.perf_counter()
         self.upscaler(image)
-        self._wait()
+        wait_for(self.device)
         return time.perf_counter() - started, matmul_rate(self.precision, self.device)
 
     def flops(self) -> int:
@@ -319,12 +319,6 @@ class Workbench:
             self._detector(self.upscaler(self._given()))
         return self._detector
 
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        elif self.device.type == "mps":
-            torch.mps.synchronize()
-
     def _memory_of(self, work: Callable[[], object]) -> int | None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
@@ -333,7 +327,7 @@ class Workbench:
             return int(torch.cuda.max_memory_allocated(self.device))
         before = _resident()
         work()
-        self._wait()
+        wait_for(self.device)
         after = _resident()
         return None if before is None or after is None or self.device.type != "cpu" else max(after[1] - before[0], 0)
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from hatdet import __version__
 from hatdet.core.atomic import write_text
-from hatdet.core.device import device_name, is_out_of_memory, release_memory
+from hatdet.core.device import device_name, is_out_of_memory, release_memory, wait_for
 from hatdet.core.errors import OptionsError
 from hatdet.core.fetch import cache_dir
 from hatdet.sr.memory import Choice
@@ -117,7 +117,7 @@ def seconds_of(
             began = clock()
             with torch.no_grad():
                 compute(tiles)
-            _wait(device)
+            wait_for(device)
             timed.append(clock() - began)
         return min(timed[1:])
     except RuntimeError as error:
@@ -125,13 +125,6 @@ def seconds_of(
             raise
     release_memory(device)
     return math.inf
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
 
 
 def circumstances(
