@@ -10,10 +10,11 @@ import pytest
 import yaml
 
 from hatdet.core.errors import InputError
+from hatdet.core.types import Detections
 from hatdet.evaluation.boxes import Truth
 from hatdet.evaluation.labels import read_labels
 from hatdet.evaluation.samples import read_detection_data
-from hatdet.imaging.files import read_image, to_array
+from hatdet.imaging.files import image_of, read_image, to_array
 from tests.test_tools import tool
 
 SIZE_WH = (600, 480)
@@ -78,20 +79,44 @@ def test_objects_longer_than_160_are_not_cut_out(scenes):
 
 
 def test_what_is_around_an_object_comes_along_or_is_not_seen(scenes):
-    main = (60, 50, 80, 66)  # half of the patch is kept up to (49, 39, 91, 77)
+    main = (60, 50, 80, 66)  # half of a pixel is the patch's up to (49, 39, 91, 77)
     picture = photo()
 
     def first(*others, crowd=()):
         found = [p for p in scenes.patches_of(picture, truth(main, *others, crowd=crowd), "a") if 0 in p.objects]
         return found[0] if found else None
 
-    assert first((82, 50, 88, 60)).objects == (0, 1)  # too small to be cut out itself
+    assert first((82, 50, 88, 60)).objects == (0, 1)  # too small for a patch of its own
     along = first((85, 50, 94, 60))  # 6 of 9 within, and clipped
-    assert np.allclose(along.xyxy[1] + [40, 30, 40, 30], (85, 50, 91, 60))
-    assert first((86, 50, 96, 60)) is None  # half
+    assert np.allclose(along.xyxy[1] + np.array([40, 30, 40, 30]), (85, 50, 91, 60))
     assert first((90.9, 50, 96.9, 60)).objects == (0,)  # a sixtieth
-    assert first((2, 2, 158, 118)) is None  # all of it is on a larger one
+    grown = first((86, 50, 96, 60), (104, 40, 120, 60))  # half of the first; with it half of the second
+    assert np.allclose(grown.xyxy[:2] + np.array([40, 20, 40, 20]), [main, (86, 50, 96, 60)])
+    assert grown.objects == (0, 1, 2)
+    assert grown.pixels.shape == (66, 100, 3)
+    assert first((2, 2, 158, 118)) is None  # it would be cut, and touches the border
     assert first((82, 50, 88, 60), crowd=(1,)) is None
+
+
+def test_a_patch_does_not_grow_beyond_its_limit(scenes):
+    row = [(20 + 50 * k, 100, 60 + 50 * k, 140) for k in range(9)]  # each cuts the next one
+    assert scenes.patches_of(photo(240, 500), truth(*row), "a") == []
+    assert len(scenes.patches_of(photo(240, 500), truth(*row[:4]), "a")) == 4
+
+
+def test_only_objects_that_are_wanted_get_a_patch(scenes):
+    boxes = truth((60, 50, 80, 66), (20, 20, 34, 40), (100, 60, 140, 100))
+    found = scenes.patches_of(photo(), boxes, "a", np.array([False, True, False]))
+    assert [patch.objects[0] for patch in found] == [1]
+
+
+def test_an_object_is_found_by_a_box_of_its_class(scenes):
+    names = {number: str(number) for number in range(9)}
+    rows = np.array([[0, 0, 10, 6], [20, 20, 30, 30], [40, 40, 44, 50]], np.float32)
+    boxes = Detections(rows, np.ones(3, np.float32), np.array([3, 3, 5]), names)
+    objects = truth((0, 0, 10, 10), (20, 20, 30, 30), (40, 40, 50, 50))  # of the classes 3, 4, 5
+    image = image_of(photo())
+    assert scenes.found_by(lambda _: boxes, image, objects).tolist() == [True, False, False]
 
 
 def test_a_background_has_its_own_detail(scenes):

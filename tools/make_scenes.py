@@ -2,14 +2,19 @@
 
     export HATDET_DATA=/path/to/data                # holds det/coco128 and sr/bsds500
     python tools/make_scenes.py OUT                 # 24 scenes of 2560x1920, and OUT/scenes.yaml
+    python tools/make_scenes.py OUT --found-by yolov8n.pt --preview first.png
     hatdet eval --data OUT/scenes.yaml
-    python tools/make_scenes.py OUT --count 4 --seed 7 --objects 20:30 --preview first.png
+    python tools/make_scenes.py OUT --count 4 --seed 7 --objects 20:30
 
 Objects are cut out of labelled photos with some of what is around them, and pasted as they are: never resized, turned
-or mirrored. An object qualifies when its sides have 12 to 160 pixels, it does not touch the border of its photo, and no
-other object is cut by the patch (60 % of a box within it, and it comes along, with its box clipped to the patch; 2 % or
-less, and it is not seen). Six of ten patches that are drawn have a small object (COCO's word, below 32x32). Patches do
-not overlap; each is put where, of a few places, the colours are most like those around its object.
+or mirrored. An object qualifies when its sides have 12 to 160 pixels and it does not touch the border of its photo.
+Where its patch would cut another object the patch grows until it holds that too (60 % of a box within it, and it comes
+along, with its box clipped to the patch; 2 % or less, and it is not seen); an object for which the patch gets too large
+is left out. Six of ten patches that are drawn are for a small object (COCO's word, below 32x32). Patches do not
+overlap; each is put where, of a few places, the colours are most like those around its object.
+
+Many labelled objects are such as no detector finds, in the photo or out of it, and measure nothing. `--found-by` leaves
+them out: it takes a detector, best another one than is measured.
 
 A background is a photo enlarged 6 times, which leaves it without fine detail; that is added from the photo itself:
 what is finer than a fifth of its resolution, in small pieces from about the same place, and grain.
@@ -33,8 +38,9 @@ from numpy.typing import NDArray
 import hatdet.detection.ultralytics_setup  # noqa: F401 (before ultralytics)
 from hatdet.core.atomic import write_text
 from hatdet.core.errors import HatdetError, InputError
-from hatdet.core.types import Detections
-from hatdet.evaluation.boxes import SIZES, Truth, areas
+from hatdet.core.types import Detections, Image
+from hatdet.detection.yolo import YoloDetector, load_detector
+from hatdet.evaluation.boxes import SIZES, Truth, areas, overlaps
 from hatdet.evaluation.labels import read_labels
 from hatdet.evaluation.samples import Sample
 from hatdet.imaging.drawing import with_boxes
@@ -45,6 +51,7 @@ SIZE_WH = (2560, 1920)
 SIDES = (12, 160)  # of an object, shortest and longest
 MARGIN = 0.4  # what is around an object in its patch, in longest sides of the object
 LEAST_MARGIN = 20  # and in pixels, unless the border of the photo is nearer
+LARGEST_CORE = 240  # side of what is in a patch with more than one object
 NEAREST_BORDER = 6  # pixels between an object and the border of its photo
 WITHIN = 0.6  # share of an object's box from which on it is taken along
 UNSEEN = 0.02  # share up to which it does not count as cut
@@ -110,38 +117,67 @@ class Scene:
     class_id: NDArray[np.int64]
 
 
-def patches_of(photo: Pixels, truth: Truth, source: str) -> list[Patch]:
+def patches_of(photo: Pixels, truth: Truth, source: str, wanted: NDArray[np.bool_] | None = None) -> list[Patch]:
     """A patch for each object of a photo that can be cut out of it.
 
     Args:
         photo: `(h, w, 3)` RGB.
         truth: its labelled objects, in pixels.
         source: its name.
+        wanted: `(n,)`, which objects get a patch of their own if they can; None for all.
     """
-    h, w = photo.shape[:2]
     found = []
-    for box, crowd in zip(truth.xyxy, truth.crowd, strict=True):
-        sides = box[2:] - box[:2]
-        distances = np.concatenate([box[:2], np.array([w, h]) - box[2:]])  # to the borders: left, top, right, bottom
-        if crowd or sides.min() < SIDES[0] or sides.max() > SIDES[1] or distances.min() < NEAREST_BORDER:
+    for number, crowd in enumerate(truth.crowd.tolist()):
+        left_out = crowd or (wanted is not None and not wanted[number])
+        windows = None if left_out else _windows(truth.xyxy, number, (photo.shape[1], photo.shape[0]))
+        if windows is None:
             continue
-        margins = np.minimum(max(LEAST_MARGIN, MARGIN * sides.max()), distances)
-        outer = _whole_pixels(box, margins)
-        core = _whole_pixels(box, np.minimum(2, margins / 3))
-        seen = (core + outer) / 2  # where more than half of a pixel is the patch's, about
+        outer, core = windows
+        seen = _half(outer, core)
         within = _shares_within(truth.xyxy, seen)
-        if ((within > UNSEEN) & (within < WITHIN)).any() or (truth.crowd & (within > UNSEEN)).any():
+        if (truth.crowd & (within > UNSEEN)).any():
             continue
         along = np.flatnonzero(within >= WITHIN)
         left, top, right, bottom = outer.tolist()
         corner = np.tile(outer[:2], 2)
         clipped = np.clip(truth.xyxy[along], np.tile(seen[:2], 2), np.tile(seen[2:], 2)) - corner
-        size = int(np.searchsorted([SIZES["small"][1], SIZES["medium"][1]], sides.prod()))
-        x1, y1, x2, y2 = (core - corner.astype(np.int64)).tolist()
+        size = int(
+            np.searchsorted([SIZES["small"][1], SIZES["medium"][1]], areas(truth.xyxy[number, None])[0], "right")
+        )
+        x1, y1, x2, y2 = (core - corner).tolist()
         pixels = photo[top:bottom, left:right].copy()
         ids = tuple(along.tolist())
         found.append(Patch(source, ids, pixels, (x1, y1, x2, y2), clipped, truth.class_id[along], size))
     return found
+
+
+def _windows(
+    boxes: NDArray[np.float64], number: int, size_wh: tuple[int, int]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+    """The patch of an object and its core, in pixels of the photo: grown until it cuts no object; None if none does."""
+    box = boxes[number]
+    margin = max(LEAST_MARGIN, MARGIN * (box[2:] - box[:2]).max())
+    members = np.arange(len(boxes)) == number
+    while True:
+        sides = boxes[members, 2:] - boxes[members, :2]
+        distances = np.concatenate([box[:2], np.array(size_wh) - box[2:]])  # to the borders: left, top, right, bottom
+        if sides.max() > SIDES[1] or distances.min() < NEAREST_BORDER:
+            return None
+        if (boxes[number, 2:] - boxes[number, :2]).min() < SIDES[0] or (box[2:] - box[:2]).max() > LARGEST_CORE:
+            return None
+        margins = np.minimum(margin, distances)
+        outer, core = _whole_pixels(box, margins), _whole_pixels(box, np.minimum(2, margins / 3))
+        within = _shares_within(boxes, _half(outer, core))
+        cut = (within > UNSEEN) & (within < WITHIN)
+        if not cut.any():
+            return outer, core
+        members |= cut
+        box = np.concatenate([boxes[members, :2].min(0), boxes[members, 2:].max(0)])
+
+
+def _half(outer: NDArray[np.int64], core: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Where more than half of a pixel is the patch's, about."""
+    return np.asarray((core + outer) / 2)
 
 
 def background(photo: Pixels, size_wh: tuple[int, int], random: Random) -> Pixels:
@@ -282,12 +318,21 @@ def _eight_bits(values: NDArray[np.float64]) -> Pixels:
     return np.floor(np.clip(values, 0, 255) + 0.5).astype(np.uint8)
 
 
-def make(out: Path, count: int, objects: tuple[int, int], seed: int, data: tuple[Path, str], photos: Path) -> None:
-    """Write the scenes as a data set of Ultralytics' layout, and print what they are."""
+def make(
+    out: Path,
+    count: int,
+    objects: tuple[int, int],
+    seed: int,
+    data: tuple[Path, str],
+    photos: Path,
+    weights: str | None = None,
+) -> None:
+    """Write the scenes as a data set of Ultralytics' layout, and print what they are. The arguments are the options."""
     from ultralytics.utils import ROOT
 
     names = yaml.safe_load((ROOT / "cfg/datasets/coco128.yaml").read_text())["names"]
-    patches = read_patches(*data, names)
+    detector = None if weights is None else load_detector(weights, device="cpu")  # the same wherever it is run
+    patches = read_patches(*data, names, detector)
     backgrounds = [photos / f"{name}.jpg" for name in BACKGROUNDS]
     made, shares = [], []
     for number in range(count):
@@ -305,22 +350,33 @@ def make(out: Path, count: int, objects: tuple[int, int], seed: int, data: tuple
     print(summary(patches, made, np.array(shares)))
 
 
-def read_patches(coco: Path, split: str, names: Mapping[int, str]) -> list[Patch]:
+def read_patches(coco: Path, split: str, names: Mapping[int, str], detector: YoloDetector | None = None) -> list[Patch]:
     """The patches of all photos in `images/SPLIT` with labels in `labels/SPLIT`, in the order of the files' names.
+
+    With a detector only objects that it finds in their photo get a patch.
 
     Raises:
         InputError: there are none.
     """
     patches = []
     for path in sorted((coco / "images" / split).glob("*.jpg")):
-        photo = np.asarray(to_array(read_image(path)), np.uint8)
-        size_wh = (photo.shape[1], photo.shape[0])
+        image = read_image(path)
+        size_wh = (image.width, image.height)
         sample = Sample(path, Path(path.name), coco / "labels" / split / f"{path.stem}.txt")
-        patches += patches_of(photo, read_labels(sample, names, size_wh, size_wh).truth, path.stem)
+        truth = read_labels(sample, names, size_wh, size_wh).truth
+        wanted = None if detector is None else found_by(detector, image, truth)
+        patches += patches_of(np.asarray(to_array(image), np.uint8), truth, path.stem, wanted)
     if not patches:
         folders = f"{coco / 'images' / split} and {coco / 'labels' / split}"
         raise InputError(f"{folders}: expected photos (.jpg) with labelled objects that can be cut out, got none")
     return patches
+
+
+def found_by(detector: YoloDetector, image: Image, truth: Truth) -> NDArray[np.bool_]:
+    """Which objects a detection of their class lies on, with an IoU from 0.5. Shape: `(n,)`."""
+    found = detector(image)
+    same = overlaps(found.xyxy.astype(np.float64), truth.xyxy, truth.crowd) >= 0.5
+    return np.asarray((same & (found.class_id[:, None] == truth.class_id)).any(0))
 
 
 def label_lines(made: Scene) -> str:
@@ -405,6 +461,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         " a relative folder is below HATDET_DATA (det/coco128 val2017)",
     )
     parser.add_argument("--photos", default="sr/bsds500", metavar="FOLDER", help="of BSDS500 (sr/bsds500)")
+    parser.add_argument(
+        "--found-by",
+        metavar="WEIGHTS",
+        help="make patches only for objects that this detector finds in their own photo, at 640 pixels and confidence"
+        " 0.25: take another than the one that is measured. It must know COCO's classes by COCO's numbers",
+    )
     parser.add_argument("--preview", type=Path, metavar="FILE", help="draw the first scene with its boxes, as PNG")
     given = parser.parse_args(arguments)
     root = Path(os.environ.get("HATDET_DATA", "."))
@@ -415,7 +477,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.out.exists() and (not given.out.is_dir() or any(given.out.iterdir())):
         parser.error(f"{given.out} must be a new or an empty folder: there is something already")
     try:
-        make(given.out, given.count, given.objects, given.seed, (coco, given.data[1]), photos)
+        make(given.out, given.count, given.objects, given.seed, (coco, given.data[1]), photos, given.found_by)
         if given.preview:
             preview(given.out, given.preview)
     except HatdetError as error:
