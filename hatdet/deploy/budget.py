@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from hatdet.core.errors import OptionsError
 from hatdet.deploy.calibration import QUALITY, Calibration, Part
 from hatdet.detection.letterbox import Letterbox
-from hatdet.detection.windows import window_starts
+from hatdet.detection.slicing import SLICE_OVERLAP, slice_starts
 from hatdet.detection.yolo import LARGEST_IMGSZ, PLAIN_IMGSZ
 from hatdet.sr.catalogue import named_record
 from hatdet.sr.tiling import plan_axis
@@ -55,7 +55,6 @@ __all__ = [
 
 MIN_SHARE = 0.3  # of the image: from here on a better network counts more than more of the image
 LEAST_SHARE = 0.05  # below this the first pass is not worth its time
-SLICE_OVERLAP = 0.2  # of a slice, along each side
 REGION_PIXELS = 64 * 64  # of the image that one call of a network takes where only regions are upscaled
 RECENT = 15  # images that the correction looks back to
 LEAST_CORRECTION, MOST_CORRECTION = 0.5, 4.0
@@ -98,7 +97,7 @@ def slices(size_wh: tuple[int, int], most: int) -> tuple[tuple[int, int], int]:
 
 
 def _starts(length: int, side: int) -> list[int]:
-    return window_starts(length, side, min(round(side * SLICE_OVERLAP), side - 1))
+    return slice_starts(length, side, SLICE_OVERLAP)
 
 
 def upscale_ms(part: Part, size_wh: tuple[int, int]) -> float:

@@ -30,7 +30,7 @@ from hatdet.deploy.budget import (
     upscale_ms,
 )
 from hatdet.deploy.calibration import Calibration, Line, Part
-from hatdet.detection.windows import window_starts
+from hatdet.detection.slicing import slice_starts
 from hatdet.detection.yolo import YoloDetector
 from hatdet.sr.upscalers import HatUpscaler
 from tests.helpers import FixedBoxes
@@ -91,7 +91,7 @@ def test_slices_cover_the_image(length, most):
         assert side == length
         return
     overlap = min(round(side * 0.2), side - 1)
-    starts = window_starts(length, side, overlap)
+    starts = slice_starts(length, side, 0.2)
     assert len(starts) == count
     assert starts[-1] + side == length
     assert all(b - a <= side - overlap + 1 for a, b in itertools.pairwise(starts))
