@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hatdet.cli.detect_budget import BudgetOption
 from hatdet.cli.detect_regions import MaxShareOption, RegionsOption
 from hatdet.cli.detect_slices import MergeOption, SliceOption, SliceOverlapOption
 from hatdet.cli.detect_video import FramesOption, TrackOption
@@ -31,6 +32,7 @@ from hatdet.cli.options import (
     TileOrAutoOption,
     TrustOption,
     UpscalerOption,
+    given,
     refuse_beside_engine,
     tile_or_auto,
 )
@@ -79,6 +81,7 @@ def run(
     engine: EngineOption = None,
     regions: RegionsOption = None,
     max_share: MaxShareOption = None,
+    budget: BudgetOption = None,
     weights: Annotated[
         str | None,
         typer.Option(
@@ -170,6 +173,7 @@ def run(
     from hatdet.cli.session import Session, guarded
 
     with guarded(debug), Session(quiet, debug) as session:
+        from hatdet.cli.detect_budget import checked_budget
         from hatdet.cli.detect_chain import Enlarging, Looking, load_chain
         from hatdet.cli.detect_regions import check_regions
         from hatdet.cli.detect_results import ReportFiles, planned
@@ -183,8 +187,18 @@ def run(
         if geojson is not None:
             require_rasterio()
         check_on_error(on_error)
-        check_regions(upscale, regions, max_share)
-        enlarging = Enlarging(upscaler, scale, tile_or_auto(tile), overlap, batch, regions is not None, max_share)
+        check_regions(upscale, regions, max_share, budget)
+        enlarging = Enlarging(
+            upscaler,
+            scale,
+            tile_or_auto(tile),
+            overlap,
+            batch,
+            regions is not None,
+            max_share,
+            checked_budget(budget, upscale, engine, slice_size),
+            bool(given(context, ["upscaler"])),
+        )
         slicing = Slicing(slice_size, slice_overlap, merge)
         looking = Looking(weights, conf, iou, max_det, classes, imgsz, trust, slicing)
         if save_sr and not upscale:
@@ -198,13 +212,17 @@ def run(
             jobs = planned(sources, output, labels=save_txt, larger=save_sr, crops=save_crop, reports=files.places())
         chain = load_chain(session, enlarging if upscale else None, looking, engine, device, precision)
 
-        if plan is not None:
-            detect_in_videos(session, plan, chain, max_pixels or MAX_PIXELS, on_error)
-            return
         started = time.perf_counter()
-        images = _Run(session, chain, output, max_pixels or MAX_PIXELS, files)
-        images.over(jobs, overwrite=overwrite, stop=on_error == "stop")
-        session.finish(started, output)
+        try:
+            if plan is not None:
+                detect_in_videos(session, plan, chain, max_pixels or MAX_PIXELS, on_error)
+                return
+            images = _Run(session, chain, output, max_pixels or MAX_PIXELS, files)
+            images.over(jobs, overwrite=overwrite, stop=on_error == "stop")
+            session.finish(started, output)
+        finally:
+            if chain.budget is not None and (line := chain.budget.keeping.line()):
+                session.say(line)
 
 
 def _sources(session: Session, inputs: Sequence[str] | None, output: Path) -> list[Source]:
@@ -285,7 +303,6 @@ class _Run:
         from hatdet.cli.detect_results import Found
         from hatdet.core.errors import InputError
         from hatdet.core.types import Image
-        from hatdet.detection.chain import run_chain
         from hatdet.imaging.files import to_array
 
         self.session.begin()
@@ -293,12 +310,13 @@ class _Run:
         if not isinstance(image, Image):
             return self.detect_in_windows(job, image, read_ms)
         try:
-            result = run_chain(image, self.chain.enlarge, self.chain.detector)
+            result, upscaled_by = self.chain.run(image)
         except InputError as error:
             raise InputError(f"{job.source.path}: {error}") from error
         timing = {"read": read_ms, "upscale": result.upscale_ms, "detect": result.detect_ms}
-        seen = None if self.chain.enlarge is None else to_array(result.seen)
-        return Found(to_array(image), seen, result.detections, timing, share=result.share)
+        seen = None if result.upscale_ms is None else to_array(result.seen)
+        share = result.share
+        return Found(to_array(image), seen, result.detections, timing, share=share, upscaled_by=upscaled_by)
 
     def detect_in_windows(self, job: Job, image: Windows, read_ms: float) -> Found:
         """What is in a huge image; its crops are written here, while it is open."""
@@ -312,21 +330,21 @@ class _Run:
             if job.larger is not None:
                 raise InputError(f"{job.source.path} is too large for --save-sr: `hatdet sr --format tiff` writes it")
             began = time.perf_counter()
-            found, picture, shown, share = look_in_windows(
-                image, self.chain.enlarge, self.chain.detector, self.session.part_done
-            )
+            way = self.chain.way((image.width, image.height))
+            enlarge = way.enlarge or self.chain.enlarge  # in windows without upscaling it would be another thing
+            found, picture, shown, share = look_in_windows(image, enlarge, way.detector, self.session.part_done)
             both = (time.perf_counter() - began) * 1e3  # one window after another: not told apart
             if job.crops is not None:
                 write_crops_of_windows(image, found, job.crops_of(found))
         timing = {"read": read_ms, "upscale": None, "detect": both}
-        return Found(picture, None, found, timing, shown, (image.width, image.height), share)
+        return Found(picture, None, found, timing, shown, (image.width, image.height), share, enlarge.name)
 
     def write(self, job: Job, found: Found) -> str:
         """Its files; the line that says so."""
         from hatdet.cli.detect_results import image_report, summary, write_results
 
         path = job.source.path
-        write_results(job, found, self.chain.upscaled_by)
+        write_results(job, found, found.upscaled_by)
         self.reports[path] = image_report(job, found)
         crops = job.crops_of(found.detections)
         if job.crops is not None:  # of other settings there may have been more

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from hatdet.cli.detect_budget import Budget, Way
 from hatdet.cli.detect_regions import in_regions
-from hatdet.cli.detect_slices import Slicing, sliced
+from hatdet.cli.detect_slices import Slicing, at_least, sliced
 from hatdet.cli.session import Session
 
 if TYPE_CHECKING:
-    from hatdet.core.types import Detector, Upscaler
+    from hatdet.core.types import Detector, Image, Upscaler
+    from hatdet.detection.chain import ChainResult
+    from hatdet.detection.yolo import YoloDetector
 
 __all__ = ["Chain", "Enlarging", "Looking", "load_chain"]
 
@@ -28,6 +31,8 @@ class Enlarging:
     batch: int | None
     regions: bool
     max_share: float | None
+    budget_ms: float | None = None
+    named: bool = False  # whether the upscaler was
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class Chain:
         upscaled_by: the upscaler's name; None where nothing is upscaled.
         names: of the classes that the detector knows, by id.
         settings: everything that results follow from besides the image, for the manifest.
+        budget: chooses the upscaler for each image; then `enlarge` stands for all of one scale.
     """
 
     enlarge: Upscaler | None
@@ -61,6 +67,31 @@ class Chain:
     upscaled_by: str | None
     names: Mapping[int, str]
     settings: Mapping[str, Any]
+    budget: Budget | None = None
+
+    def way(self, size_wh: tuple[int, int]) -> Way:
+        """What an image of that size goes through."""
+        return Way(self.enlarge, self.detector) if self.budget is None else self.budget.way(size_wh, self.detector)
+
+    def run(self, image: Image) -> tuple[ChainResult, str | None]:
+        """What came of an image, and the name of what upscaled it.
+
+        Raises:
+            InputError, WeightsError, DeviceError: as of the upscaler and the detector.
+        """
+        from hatdet.detection.chain import run_chain
+
+        way = self.way((image.width, image.height))
+        found = run_chain(image, way.enlarge, way.detector)
+        if self.budget is not None:
+            self.budget.took(way, (found.upscale_ms or 0.0) + found.detect_ms)
+            return found, None if way.enlarge is None else way.enlarge.name
+        return found, self.upscaled_by
+
+    def at_least(self, confidence: float) -> Chain:
+        """The same with another least confidence of boxes."""
+        budget = None if self.budget is None else self.budget.at_least(confidence)
+        return replace(self, detector=at_least(self.detector, confidence), budget=budget)
 
 
 def load_chain(
@@ -94,7 +125,7 @@ def load_chain(
         settings = {"verb": "detect", **detected_by(whole, looking.weights, engine)}
         return Chain(None, whole, whole.card.upscaler, dict(enumerate(whole.card.names)), settings)
     enlarge: Upscaler | None = None
-    if enlarging is not None:
+    if enlarging is not None and enlarging.budget_ms is None:
         how = enlarging
         if engine is not None:
             enlarge = engine_with_progress(session, engine, device, precision, how.overlap, how.batch)
@@ -116,6 +147,8 @@ def load_chain(
         )
     settings = {"verb": "detect", **detected_by(detector, looking.weights, engine), **looking.slicing.settings()}
     names = detector.class_names
+    if enlarging is not None and enlarging.budget_ms is not None:
+        return _within_budget(session, enlarging, looking, detector, device, precision, settings)
     if enlarge is None or enlarging is None:
         return Chain(None, sliced(detector, looking.slicing, 1), None, names, settings)
     settings |= made_by(enlarge, enlarging.upscaler, enlarging.scale, engine)
@@ -123,3 +156,48 @@ def load_chain(
     if enlarging.regions:
         enlarge = in_regions(enlarge, detector, enlarging.max_share)
     return Chain(enlarge, sliced(detector, looking.slicing, enlarge.scale), enlarge.name, names, settings)
+
+
+def _within_budget(
+    session: Session,
+    how: Enlarging,
+    looking: Looking,
+    detector: YoloDetector,
+    device: str,
+    precision: str,
+    settings: Mapping[str, Any],
+) -> Chain:
+    """A chain that chooses for each image what upscales it, from what this machine takes."""
+    from hatdet.cli.weights import upscaler_with_progress
+    from hatdet.deploy.budget import Keeping
+    from hatdet.deploy.calibration import calibrated
+    from hatdet.sr.upscalers import load_upscaler
+
+    assert how.budget_ms is not None
+    calibration = calibrated(
+        scale=how.scale,
+        upscalers=[how.upscaler] if how.named else None,
+        weights=looking.weights,
+        device=device,
+        precision=precision,
+        trust=looking.trust,
+        on_measure=lambda part: session.say(f"measuring once how long {part} takes here"),
+    )
+
+    def load(name: str) -> Upscaler:
+        return upscaler_with_progress(session, name, how.scale, device, precision, how.tile, how.overlap, how.batch)
+
+    budget = Budget(
+        how.budget_ms, calibration, detector, load, how.max_share or 1.0, Keeping(how.budget_ms), session.say
+    )
+    settings = {
+        **settings,
+        "upscaler": [part.name for part in calibration.upscalers],
+        "scale": how.scale,
+        "budget": how.budget_ms,
+        "max-share": how.max_share,
+    }
+    # What is said of an image before it is known what upscales it follows from the scale alone.
+    stands_for_all = load_upscaler("bicubic", how.scale, device=device)
+    larger = sliced(detector, looking.slicing, how.scale)
+    return Chain(stands_for_all, larger, "by budget", detector.class_names, settings, budget)

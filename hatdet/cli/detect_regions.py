@@ -30,7 +30,7 @@ RegionsOption = Annotated[
 MaxShareOption = Annotated[
     float | None,
     typer.Option(
-        help="With --regions: at most this share of an image's pixels goes through the network, 0.3 for example.",
+        help="With --regions or --budget: at most this share of the pixels goes through the network, 0.3 say.",
         metavar="SHARE",
         rich_help_panel=_PANEL,
         show_default="all that is marked",
@@ -38,7 +38,7 @@ MaxShareOption = Annotated[
 ]
 
 
-def check_regions(upscale: bool, regions: str | None, max_share: float | None) -> None:
+def check_regions(upscale: bool, regions: str | None, max_share: float | None, budget: str | None) -> None:
     """Raise an OptionsError for what cannot be."""
     from hatdet.core.errors import OptionsError
 
@@ -46,8 +46,8 @@ def check_regions(upscale: bool, regions: str | None, max_share: float | None) -
         raise OptionsError(f"--regions must be auto, got {regions!r}")
     if regions is not None and not upscale:
         raise OptionsError("--regions says what to upscale: it needs --upscale")
-    if max_share is not None and regions is None:
-        raise OptionsError("--max-share says how much of the regions is upscaled: it needs --regions auto")
+    if max_share is not None and regions is None and budget is None:
+        raise OptionsError("--max-share says how much of the regions is upscaled: it needs --regions auto or --budget")
     if max_share is not None and not 0 < max_share <= 1:
         raise OptionsError(f"--max-share must be above 0 and at most 1, got {max_share:g}")
 

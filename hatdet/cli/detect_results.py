@@ -82,6 +82,7 @@ class Found:
         shown: pixels of `source` for each of the image's.
         size_wh: of the image, where that is not `source`, and whose crops are written already.
         share: of the pixels that were upscaled by a network; None where nothing was upscaled.
+        upscaled_by: the upscaler's name; None where nothing was upscaled.
     """
 
     source: Pixels
@@ -91,6 +92,7 @@ class Found:
     shown: float = 1
     size_wh: tuple[int, int] | None = None
     share: float | None = None
+    upscaled_by: str | None = None
 
     @property
     def width(self) -> int:
@@ -215,6 +217,7 @@ def image_report(job: Job, found: Found) -> dict[str, Any]:
         "detections": [
             _detection_report(detection, crop) for detection, crop in zip(found.detections, crops, strict=True)
         ],
+        "upscaled_by": found.upscaled_by,
         "upscaled_share": share_report(found.share),
         "timing_ms": timing_report(found.milliseconds),
     }

@@ -20,7 +20,7 @@ from hatdet.cli.options import given, writable_file
 if TYPE_CHECKING:
     from hatdet.cli.detect_chain import Chain
     from hatdet.cli.session import Session
-    from hatdet.core.types import Detections, Detector, Image, Upscaler
+    from hatdet.core.types import Detections, Image
     from hatdet.imaging.files import Pixels
     from hatdet.imaging.video import Frame
     from hatdet.imaging.video_sources import VideoSource
@@ -243,21 +243,19 @@ def detect_in_videos(
 ) -> None:
     """Look at each video, write it with its boxes, and say what was found."""
     from hatdet.cli.detect_results import JSON_SCHEMA
-    from hatdet.cli.detect_slices import at_least
     from hatdet.detection.tracking import LOWEST_CONFIDENCE
 
     started = time.perf_counter()
-    detector = chain.detector
-    name = detector.name
+    name = chain.detector.name
     if plan.track is not None:
-        detector = at_least(detector, min(plan.confidence, LOWEST_CONFIDENCE))
+        chain = chain.at_least(min(plan.confidence, LOWEST_CONFIDENCE))
     header = {"schema": JSON_SCHEMA, "upscaler": chain.upscaled_by, "detector": name, "tracker": plan.track}
     lines = _Lines(plan.json_file, header)
     with lines.opened():
         for video, result in zip(plan.videos, plan.results, strict=True):
             line = ""
             with session.one(video.name):
-                line = _detect_in_video(session, plan, video, result, chain.enlarge, detector, max_pixels, lines)
+                line = _detect_in_video(session, plan, video, result, chain, max_pixels, lines)
             if line and plan.json_file != "-":
                 session.result(line)
             if session.failed and on_error == "stop":
@@ -270,8 +268,7 @@ def _detect_in_video(
     plan: VideoPlan,
     source: VideoSource,
     result: Path,
-    enlarge: Upscaler | None,
-    detector: Detector,
+    chain: Chain,
     max_pixels: int,
     lines: _Lines,
 ) -> str:
@@ -285,7 +282,6 @@ def _detect_in_video(
     from hatdet.cli.overlap import overlapped
     from hatdet.core.atomic import written_whole
     from hatdet.core.errors import InputError
-    from hatdet.detection.chain import run_chain
     from hatdet.detection.tracking import Tracker
     from hatdet.imaging.drawing import with_boxes
     from hatdet.imaging.files import to_array
@@ -305,7 +301,7 @@ def _detect_in_video(
         session.begin()
         image, read_ms = image_and_time
         try:
-            found = run_chain(image, enlarge, detector)
+            found, upscaled_by = chain.run(image)
         except InputError as error:
             raise InputError(f"{source.name}, frame {frame.number}: {error}") from error
         detections = found.detections if tracker is None else tracker(found.detections, image)
@@ -316,6 +312,7 @@ def _detect_in_video(
             "width": image.width,
             "height": image.height,
             "detections": detections_report(detections),
+            "upscaled_by": upscaled_by,
             "upscaled_share": share_report(found.share),
             "timing_ms": timing_report({"read": read_ms, "upscale": found.upscale_ms, "detect": found.detect_ms}),
         }

@@ -9,7 +9,7 @@ and with a share of it below 1, as `SelectiveUpscaler` computes it,
     a first pass of the detector + bicubic everywhere + the network on the share + detection on the canvas.
 
 A canvas that exceeds the detector's is cut into overlapping slices of the image, each of which takes that, and the
-whole image is looked at once more as it is.
+whole image is looked at once more, on a canvas of that size.
 
 **The order of plans**, from the least to the best; of those whose expected time fits, the best is taken:
 
@@ -163,7 +163,7 @@ class _Work:
         if self.pieces == 1:
             return self._canvas_ms((width, height), self.imgsz)
         one = self._canvas_ms((width, height), None) if self.imgsz is None else self._square_ms(self.imgsz)
-        return self.pieces * one + self.plain()
+        return self.pieces * one + self._canvas_ms(self.size_wh, self.imgsz or LARGEST_IMGSZ)
 
     def _upscaling(self, part: Part) -> float:
         whole = upscale_ms(part, self.piece_wh)

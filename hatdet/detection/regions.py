@@ -20,12 +20,13 @@ from hatdet.core.errors import OptionsError
 from hatdet.core.types import Detections, Detector, Image, Upscaler
 from hatdet.imaging.resize import resize_bicubic
 
-__all__ = ["CELL", "FirstPass", "Regions", "SelectiveUpscaler", "enclosing", "share_of"]
+__all__ = ["CELL", "FIRST_LOOK_SCALE", "FirstPass", "Regions", "SelectiveUpscaler", "enclosing", "share_of"]
 
 CELL = 16  # source pixels: the side of what is marked or not
 MARGIN = 8  # source pixels around a region: what the network sees of its surroundings, and where it is blended in
 BLOCK = 32  # cells: no rectangle is larger, so that finding them takes time in proportion to the image
 EXTRA = 16 * 16  # pixels that one more rectangle is worth: what it costs besides its pixels
+FIRST_LOOK_SCALE = 2  # how many times larger, interpolated, the image is in which a first pass looks for regions
 ALL = 0.9  # from this share on everything is upscaled: about the same cost, and no seams
 
 Score = Callable[[Image], NDArray[np.float32]]
@@ -227,7 +228,7 @@ class FirstPass:
     """
 
     detector: Detector
-    enlarged: int = 2
+    enlarged: int = FIRST_LOOK_SCALE
     sure: float = 0.7
     large: float = 32
     grown: int = 0

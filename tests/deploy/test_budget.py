@@ -150,7 +150,7 @@ def test_canvases_are_those_that_the_detector_sees(size_wh, imgsz):
 def test_a_canvas_above_the_limit_is_sliced_and_its_overlaps_cost():
     found = plan(machine(Line(0, 1e6)), (1280, 960), NEVER)
     assert found.slice_wh == (493, 534)
-    slice_canvas, whole = 1984 * 2144, 640 * 480  # of 4 * 493 and 4 * 534
+    slice_canvas, whole = 1984 * 2144, 2560 * 1920  # of 4 * 493 and 4 * 534
     assert found.expected_ms == pytest.approx(6 * slice_canvas + whole)
     calls = plan(machine(bicubic=Line(1, 0)), (1280, 960), NEVER)
     assert calls.expected_ms == 6
