@@ -63,7 +63,7 @@ NETWORK_SIDES = (32, 64, 128, 192, 256)  # from a small region to one tile
 BICUBIC_SIDES = (32, 64, 128, 256, 512)  # it takes images whole
 CANVAS_SIDES = (320, 640, 1280, 1920)
 RUNS, MOST_RUNS, QUICK_SECONDS = 3, 9, 0.3  # more of those that are quick
-PART_SECONDS = 18.0  # a size that would exceed it is not begun
+PART_SECONDS = 24.0  # a size that would exceed it is not begun
 
 Clock = Callable[[], float]  # seconds
 
