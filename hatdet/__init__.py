@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from hatdet.core.errors import DeviceError, HatdetError, InputError, OptionsError, WeightsError
     from hatdet.core.types import Detection, Detections, Detector, Image, Upscaler
     from hatdet.detection.chain import Upscaled, run_chain
+    from hatdet.detection.regions import FirstPass, SelectiveUpscaler
+    from hatdet.detection.slicing import Sliced
     from hatdet.detection.yolo import load_detector
     from hatdet.imaging.files import read_image, write_image
     from hatdet.sr.upscalers import load_upscaler
@@ -27,10 +29,13 @@ __all__ = [
     "Detections",
     "Detector",
     "DeviceError",
+    "FirstPass",
     "HatdetError",
     "Image",
     "InputError",
     "OptionsError",
+    "SelectiveUpscaler",
+    "Sliced",
     "Upscaled",
     "Upscaler",
     "WeightsError",
@@ -47,6 +52,8 @@ _HOME = {
     **dict.fromkeys(("Detection", "Detections", "Detector", "Image", "Upscaler"), "core.types"),
     **dict.fromkeys(("Upscaled", "run_chain"), "detection.chain"),
     **dict.fromkeys(("read_image", "write_image"), "imaging.files"),
+    **dict.fromkeys(("FirstPass", "SelectiveUpscaler"), "detection.regions"),
+    "Sliced": "detection.slicing",
     "load_detector": "detection.yolo",
     "load_upscaler": "sr.upscalers",
 }
