@@ -230,7 +230,7 @@ def _chain(detector: YoloDetector, slicing: Slicing) -> Any:
     unless_needed, asked_for = replace(slicing, size=None), replace(slicing, size=slicing.size or "auto")
 
     def run(image: Image, upscaler: Upscaler | None, imgsz: int | None, in_slices: bool) -> ChainResult:
-        scale = 1 if upscaler is None else upscaler.scale
+        scale = round(image.scale) if upscaler is None else upscaler.scale  # a reference is as large as an upscaled one
         on_canvas = replace(detector, imgsz=imgsz)
         return run_chain(image, upscaler, sliced(on_canvas, asked_for if in_slices else unless_needed, scale))
 

@@ -403,3 +403,16 @@ def test_a_merge_that_is_none_is_one_line(data):
     result = evaluate("--data", data, "--merge", "wbf")
     assert result.exit_code == 2
     assert "--merge must be one of nms, nmm, greedy-nmm, got 'wbf'" in result.stderr
+
+
+def test_what_is_too_large_for_the_detector_is_sliced_in_every_arm(data, monkeypatch):
+    """The reference as much as what is upscaled, so that they are compared at one size."""
+    from hatdet.detection.slicing import Sliced
+
+    seen = []
+    real = Sliced.over
+    monkeypatch.setattr("hatdet.detection.yolo.LARGEST_IMGSZ", 128)
+    monkeypatch.setattr(Sliced, "over", lambda self, *a, **k: seen.append(a[1]) or real(self, *a, **k))
+    report_of("--data", data, "--arms", "bicubic,hr", "--cache", "sliced", "--limit", "1")
+    assert len(seen) == 2
+    assert seen[0] == seen[1]
