@@ -139,6 +139,7 @@ class Column:
         key: of a row of the report.
         explanation: for the caption.
         low_is_good: the best value is the lowest.
+        neutral: no value is better than another.
         optional: values that say nothing: the column is left out where no row has another.
     """
 
@@ -148,6 +149,7 @@ class Column:
     shown: Callable[[float | None], str]
     explanation: str = ""
     low_is_good: bool = False
+    neutral: bool = False
     optional: tuple[float | None, ...] = ()
 
 
@@ -187,7 +189,8 @@ COLUMNS = (
         "upscaled",
         "upscaled_share",
         lambda share: NOT_AVAILABLE if share is None else f"{fixed(100 * share, 0)} %",
-        "Share of the pixels that the network saw.",
+        "Share of the pixels that went through the upscaler; the others are bicubic.",
+        neutral=True,
         optional=(None, 1),
     ),
     Column(
@@ -205,7 +208,7 @@ def _table(rows: Sequence[Json], columns: Sequence[Column]) -> list[list[tuple[s
     best = {}
     for column in columns:
         values = [row[column.key] for row in rows if row["arm"] != CEILING and row[column.key] is not None]
-        if len(values) > 1:
+        if len(values) > 1 and not column.neutral:
             best[column.key] = column.shown(min(values) if column.low_is_good else max(values))
 
     def cell(row: Json, column: Column) -> tuple[str, str]:

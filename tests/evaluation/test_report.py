@@ -647,14 +647,16 @@ def test_labels_of_a_chart_keep_apart(browser, tmp_path, width):
     path = tmp_path / "crowded.html"
     path.write_text(html_report(report, []), encoding="utf-8")
     with Opened(browser, path, viewport={"width": width, "height": 740}) as page:
-        labels = page.locator(".chart .label")
-        assert labels.count() == len(ARMS)
-        assert labels.evaluate_all(OVERLAPS) == []
-        chart = page.locator(".chart").first.bounding_box()
-        for label in labels.all():
-            box = label.bounding_box()
-            assert chart["x"] < box["x"] < box["x"] + box["width"] < chart["x"] + chart["width"]
-        page.locator(".chart").first.screenshot(path=tmp_path / "crowded.png")
+        charts = page.locator(".chart:has(.label)")
+        assert charts.count() == 2  # PSNR and time
+        for chart in charts.all():
+            labels, place = chart.locator(".label"), chart.bounding_box()
+            assert labels.count() == len(ARMS)
+            assert labels.evaluate_all(OVERLAPS) == []
+            for label in labels.all():
+                box = label.bounding_box()
+                assert place["x"] < box["x"] < box["x"] + box["width"] < place["x"] + place["width"]
+        charts.first.screenshot(path=tmp_path / "crowded.png")
 
 
 def test_one_detector_is_shown_at_a_time(browser, tmp_path):
@@ -701,3 +703,24 @@ def test_it_fits_the_screen_and_is_pictured(browser, tmp_path, width):
             page.screenshot(path=picture, full_page=True)
             colours = np.asarray(PIL.Image.open(picture).convert("L"))
             assert (np.median(colours) > 128) == (scheme == "light")
+
+
+def test_costs_have_a_chart_with_the_arms_that_are_worth_their_time(html):
+    """lr, bicubic and hat-xs in the sample; the reference is a line, since it is nobody's choice."""
+    assert "What does it cost?" in words(html)
+    (front,) = re.findall(r'<polyline class="axis" fill="none" points="([^"]*)"', html)
+    places = [tuple(map(float, point.split(","))) for point in front.split(" ")]
+    assert len(places) == 3
+    assert places == sorted(places)
+    assert [y for _, y in places] == sorted((y for _, y in places), reverse=True)  # upwards
+    assert "hat-xs: mAP50-95 37.3, time for one image 812 ms" in html
+
+
+def test_parts_that_are_upscaled_are_a_column_once_there_are_some():
+    report = sample_report()
+    assert "Share of the pixels that went through the upscaler" not in html_report(report, [])
+    report["rows"][4]["upscaled_share"] = 0.31
+    page = html_report(report, [])
+    assert "Share of the pixels that went through the upscaler" in page
+    assert "31 %" in page
+    assert "<b>100 %</b>" not in page  # more is not better
