@@ -16,6 +16,7 @@ __all__ = ["Rectangle", "SeenIn", "merged", "resolve_edges"]
 
 SAME = 0.5  # overlap of two boxes of an object
 COVERED = 0.5  # share of a cut box that lies in the whole one
+SURE_ENOUGH = 0.25  # of a cut box's confidence: what is less certain is not what it was cut from
 EDGE = 2.0  # pixels: a box that ends so close to the edge of a slice is cut off by it
 
 Rectangle = tuple[int, int, int, int]  # left, top, right, bottom
@@ -104,6 +105,7 @@ def _seen_whole(one: SeenIn, other: SeenIn) -> NDArray[np.bool_]:
     if len(cut) and len(whole):
         a, b = one.objects.xyxy[cut], other.objects.xyxy[whole]
         alike = one.objects.class_id[cut][:, None] == other.objects.class_id[whole][None]
+        alike &= other.objects.confidence[whole] >= SURE_ENOUGH * one.objects.confidence[cut][:, None]
         lost[cut] = (alike & (_inner(a, b) >= COVERED * np.maximum(_area(a), 1e-9)[:, None])).any(1)
     return lost
 

@@ -228,6 +228,24 @@ def test_a_look_at_the_whole_finds_what_slices_cut():
     assert found.xyxy.tolist() == [[60, 5, 80, 25], [21, 31, 234, 224]]
 
 
+def test_what_is_hardly_there_does_not_take_what_is_cut():
+    """At the thresholds of an evaluation a look at the whole sees large things of a confidence of nearly nothing."""
+
+    class Whole(Sees):
+        def __call__(self, image: Image) -> Detections:
+            return Detections(
+                np.array([[0, 0, 175, 100]], np.float32), np.array([0.002], np.float32), np.array([0]), NAMES
+            )
+
+    class Blind(Sees):
+        def __call__(self, image: Image) -> Detections:
+            found = super().__call__(image)
+            return found if len(self.windows) == 1 else found.taken(np.zeros(len(found), np.bool_))
+
+    found = looked(Blind([((80, 10, 110, 40), 0)]), (100, 175), whole=Whole([]), overview=read(0, 100, 0, 175))
+    assert found.xyxy.tolist() == [[80, 10, 100, 40], [0, 0, 175, 100]]
+
+
 @pytest.mark.parametrize("merge", ["nms", "nmm", "greedy-nmm"])
 def test_two_slices_that_differ_about_an_object_give_one_box(merge):
     """By nms the surer one's, by the others what encloses both. Slices 0 to 100, 75 to 175."""
