@@ -78,27 +78,29 @@ def write_tiff_bands(
 
 def _tiles(bands: Iterable[NDArray[Any]], channels: int) -> Iterator[NDArray[Any]]:
     """Bands of any heights to tiles, row by row; those at the right and the bottom are filled up with zeros."""
-    waiting: list[NDArray[Any]] = []
-    rows = 0
+    strip, filled = np.empty((0, 0, 0)), 0
     for band in bands:
-        waiting.append(band)
-        rows += band.shape[0]
-        if rows >= SIDE:
-            together = waiting[0] if len(waiting) == 1 else np.concatenate(waiting)
-            whole = rows - rows % SIDE
-            yield from _cut(together[:whole], channels)
-            waiting, rows = [together[whole:].copy()] if rows > whole else [], rows - whole
-    if rows:
-        yield from _cut(np.concatenate(waiting), channels)
+        if not strip.size:
+            strip = np.zeros((SIDE, *band.shape[1:]), band.dtype)
+        done = 0
+        while done < band.shape[0]:
+            rows = band[done : done + SIDE - filled]
+            strip[filled : filled + len(rows)] = rows
+            done, filled = done + len(rows), filled + len(rows)
+            if filled == SIDE:
+                yield from _cut(strip, channels)
+                filled = 0
+        del band, rows  # before the next one is made
+    if filled:
+        strip[filled:] = 0
+        yield from _cut(strip, channels)
 
 
-def _cut(band: NDArray[Any], channels: int) -> Iterator[NDArray[Any]]:
-    for top in range(0, band.shape[0], SIDE):
-        for left in range(0, band.shape[1], SIDE):
-            tile = band[top : top + SIDE, left : left + SIDE]
-            missing = [(0, SIDE - side) for side in tile.shape[:2]]
-            filled = np.pad(tile, [*missing, (0, 0)])
-            yield filled if channels > 1 else filled[..., 0]
+def _cut(strip: NDArray[Any], channels: int) -> Iterator[NDArray[Any]]:
+    for left in range(0, strip.shape[1], SIDE):
+        tile = strip[:, left : left + SIDE]
+        whole = np.pad(tile, [(0, 0), (0, SIDE - tile.shape[1]), (0, 0)])
+        yield whole if channels > 1 else whole[..., 0]
 
 
 def _fitting(carried: Carried, count: int) -> Carried:

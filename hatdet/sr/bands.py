@@ -70,6 +70,7 @@ def enlarged_bands(upscaler: Upscaler, source: Windows) -> Iterator[NDArray[Any]
             here[..., -1:] = alpha.resize(rows.read(*alpha.needed(window))[..., -1:], window)
         if right == width:
             yield band
+            band = here = np.empty(0)  # two of them are not in memory together
 
 
 @dataclass
