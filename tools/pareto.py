@@ -34,7 +34,7 @@ from hatdet.cli.detect_slices import Slicing, sliced
 from hatdet.core.errors import HatdetError
 from hatdet.core.types import Detections, Image
 from hatdet.detection.chain import run_chain
-from hatdet.detection.yolo import YoloDetector, load_detector
+from hatdet.detection.yolo import PLAIN_IMGSZ, YoloDetector, load_detector
 from hatdet.evaluation.arms import ArmName, arm_kind, check_arms
 from hatdet.evaluation.average_precision import coco_summary
 from hatdet.evaluation.bootstrap import draw_weights, resampled_map
@@ -122,7 +122,11 @@ def by_sahi(weights: str, slicing: Slicing, detector: YoloDetector) -> Way:
     from sahi.predict import get_sliced_prediction
 
     model = AutoDetectionModel.from_pretrained(
-        model_type="ultralytics", model_path=weights, confidence_threshold=CONFIDENCE, device=str(detector.device)
+        model_type="ultralytics",
+        model_path=weights,
+        confidence_threshold=CONFIDENCE,
+        device=str(detector.device),
+        image_size=PLAIN_IMGSZ,  # and not what the weights were trained at: as hatdet's own slices
     )
     size = slicing.size_wh
 
