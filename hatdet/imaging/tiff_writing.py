@@ -53,7 +53,7 @@ def write_tiff_bands(
 
     Args:
         path: of the file.
-        bands: `(rows, width, channels)`, together all rows.
+        bands: `(rows, width, channels)`, together all rows. None is looked at after the next one is asked for.
         shape: height, width and channels of the image.
         bits: of a sample, 8 or 16.
         carried: what goes with it; its alpha is in the bands.
@@ -90,7 +90,6 @@ def _tiles(bands: Iterable[NDArray[Any]], channels: int) -> Iterator[NDArray[Any
             if filled == SIDE:
                 yield from _cut(strip, channels)
                 filled = 0
-        del band, rows  # before the next one is made
     if filled:
         strip[filled:] = 0
         yield from _cut(strip, channels)

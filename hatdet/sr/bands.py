@@ -49,6 +49,7 @@ def needs_bands(upscaler: Upscaler, height: int, width: int, budget: int | None 
 def enlarged_bands(upscaler: Upscaler, source: Windows) -> Iterator[NDArray[Any]]:
     """The upscaled image from top to bottom. Yields `(rows, scale * width, channels)`, as `source.read` has them.
 
+    A band is there until the next one is asked for: all are made in the same memory.
     Alpha is resized bicubically, and of a grey image's three colours the mean is taken, as for a whole image.
 
     Raises:
@@ -59,18 +60,19 @@ def enlarged_bands(upscaler: Upscaler, source: Windows) -> Iterator[NDArray[Any]
     width = source.width * upscaler.scale
     alpha = WindowedBicubic((source.height, source.width), upscaler.scale) if source.has_alpha else None
     rows = _Rows(source)
-    band = np.empty(0)
+    tallest = upscaler.tile * upscaler.scale if isinstance(upscaler, HatUpscaler) else BAND
+    tallest = min(tallest, source.height * upscaler.scale)
+    band = memory = np.empty((tallest, width, source.channels), f"u{source.bit_depth // 8}")
     for window, rgb in _blocks(upscaler, source):
         top, bottom, left, right = window
         if left == 0:
-            band = np.empty((bottom - top, width, source.channels), rgb.dtype)
+            band = memory[: bottom - top]
         here = band[:, left:right]
         here[..., : source.channels - source.has_alpha] = grey_of(rgb)[..., None] if source.carried.grey else rgb
         if alpha is not None:
             here[..., -1:] = alpha.resize(rows.read(*alpha.needed(window))[..., -1:], window)
         if right == width:
             yield band
-            band = here = np.empty(0)  # two of them are not in memory together
 
 
 @dataclass

@@ -47,7 +47,7 @@ def whole(upscaler: Upscaler, image: Image, carried: Carried) -> np.ndarray:
 
 
 def banded(upscaler: Upscaler, source: Windows) -> np.ndarray:
-    return np.concatenate(list(enlarged_bands(upscaler, source)))
+    return np.concatenate([band.copy() for band in enlarged_bands(upscaler, source)])
 
 
 def carried_of(image: Image, grey: bool, transparent: bool) -> tuple[Image, Carried]:
@@ -79,7 +79,7 @@ def test_tiles_of_a_network_join_as_in_the_whole(h, w, tile, overlap, batch, sca
 def test_hat_itself(depth):
     upscaler = HatUpscaler(tiny_hat(), 2, "tiny", window=8, tile=32, overlap=8)
     image, carried = carried_of(random_image(70, 90, bit_depth=depth), False, True)
-    made = list(enlarged_bands(upscaler, held(image, carried)))
+    made = [band.copy() for band in enlarged_bands(upscaler, held(image, carried))]
     assert len(made) == 3  # it left as it was finished
     assert np.array_equal(np.concatenate(made), whole(upscaler, image, carried))
 
