@@ -359,7 +359,8 @@ def test_detect_writes_boxes_pictures_labels_and_upscaled_images(street, tmp_pat
     assert report["schema"] == 1
     assert (report["upscaler"], report["detector"]) == ("hat-xs-x4", "yolo11n-upscaled")
     (image,) = report["images"]
-    assert sorted(image) == ["detections", "height", "source", "timing_ms", "width"]
+    assert sorted(image) == ["detections", "height", "source", "timing_ms", "upscaled_by", "upscaled_share", "width"]
+    assert (image["upscaled_by"], image["upscaled_share"]) == ("hat-xs-x4", 1)
     assert (image["source"], image["width"], image["height"]) == (str(street), 101, 135)
     assert sorted(image["timing_ms"]) == ["detect", "read", "upscale"]
     assert image["timing_ms"]["upscale"] > 0
@@ -389,6 +390,7 @@ def test_detect_without_upscaling(street, tmp_path, monkeypatch):
     report = json.loads(result.stdout)  # nothing else is on stdout
     assert report["upscaler"] is None
     assert report["images"][0]["timing_ms"]["upscale"] is None
+    assert report["images"][0]["upscaled_by"] is report["images"][0]["upscaled_share"] is None
     assert files("results/detect") == ["bus.png"]
 
 
