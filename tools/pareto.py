@@ -32,6 +32,7 @@ import torch
 from hatdet.cli.detect_regions import in_regions
 from hatdet.cli.detect_slices import Slicing, sliced
 from hatdet.core.errors import HatdetError
+from hatdet.core.pareto import pareto_front
 from hatdet.core.types import Detections, Image
 from hatdet.detection.chain import run_chain
 from hatdet.detection.yolo import PLAIN_IMGSZ, YoloDetector, load_detector
@@ -219,13 +220,10 @@ def rows_of(results: dict[str, Measured], truths: Sequence[Truth], classes: Any,
             found = difference(draws[row["arm"]][size], draws[control["arm"]][size])
             same = row is control or found is None
             row[f"difference_{size}"] = None if same else [found.value, found.low, found.high]
-        rivals = [other for other in rows if other is not row and other["arm"] != "hr"]
-        row["front"] = row["arm"] != "hr" and not any(
-            other["map50_95"] >= row["map50_95"]
-            and other["seconds"] <= row["seconds"]
-            and (other["map50_95"] > row["map50_95"] or other["seconds"] < row["seconds"])
-            for other in rivals
-        )
+    rivals = [row for row in rows if row["arm"] != "hr"]
+    front = pareto_front([(row["seconds"], -row["map50_95"]) for row in rivals])
+    for row in rows:
+        row["front"] = any(rivals[index] is row for index in front)
     return rows
 
 

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from hatdet.core.device import choose_precision
 from hatdet.core.errors import HatdetError, OptionsError
+from hatdet.core.pareto import pareto_front
 from hatdet.core.types import Image
 from hatdet.deploy.bench_worker import BACKENDS, PEERS, Configuration, Overlapped, psnr, serve
 from hatdet.imaging.files import read_image
@@ -498,20 +499,6 @@ def matmul_share(lane: Lane, flops: int) -> float:
     return statistics.median(
         flops / 1e9 / seconds / rate for seconds, rate in zip(lane.seconds, lane.matmul, strict=True)
     )
-
-
-def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """The points that no other one beats: the indices, by the first cost. Both costs are better when smaller.
-
-    Of equal points all are on the front.
-    """
-    front: list[int] = []
-    best = math.inf
-    for index in sorted(range(len(points)), key=lambda index: points[index]):
-        if points[index][1] < best or (front and points[index] == points[front[-1]]):
-            front.append(index)
-            best = points[index][1]
-    return front
 
 
 def mark_front(rows: Iterable[dict[str, Any]], against: str) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hatdet.core.pareto import pareto_front
 from hatdet.evaluation.arms import Arm
 from hatdet.evaluation.average_precision import Summary, coco_summary
 from hatdet.evaluation.bootstrap import draw_weights, resampled_map
@@ -314,10 +315,9 @@ def _is_pareto(of: ArmNumbers, arms: Iterable[ArmNumbers]) -> bool | None:
     """Whether no other arm is as good and costs less, or as dear and better; None of the reference."""
     if of.arm.kind == "reference":
         return None
-    value, cost = of.summary.map50_95 or 0.0, _milliseconds(of)
-    others = [one for one in arms if one is not of and one.arm.kind != "reference"]
-    points = [(one.summary.map50_95 or 0.0, _milliseconds(one)) for one in others]
-    return not any(v >= value and c <= cost and (v > value or c < cost) for v, c in points)
+    rivals = [one for one in arms if one.arm.kind != "reference"]
+    front = pareto_front([(_milliseconds(one), -(one.summary.map50_95 or 0.0)) for one in rivals])
+    return any(rivals[index] is of for index in front)
 
 
 def _fidelity_columns(evaluation: JointEvaluation, arm: str) -> dict[str, float | int | None]:
