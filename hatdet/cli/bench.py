@@ -31,7 +31,6 @@ _FILES = "Results"
 JSON_SCHEMA = 1
 PLOT_SUFFIXES = (".png", ".svg")
 BUSY = 0.5  # processes that wait for a processor, for each processor
-WIDE = 240  # columns of the table where nobody looks at it on a screen
 
 
 def run(
@@ -492,7 +491,6 @@ def _check(session: Session, folder: Path, runs: int, quick: bool, shown: bool) 
 
 def _print_table(session: Session, report: dict[str, Any]) -> None:
     from rich.box import MARKDOWN
-    from rich.console import Console
     from rich.table import Table
 
     from hatdet.deploy.bench import COLUMNS
@@ -511,16 +509,13 @@ def _print_table(session: Session, report: dict[str, Any]) -> None:
         cells += ["-" if row[key] is None else str(row[key]) for key in varied]
         cells += [_cell(row, key, factor, digits) for _, key, factor, digits in columns]
         table.add_row(*cells, row["error"] or ("front" if row["front"] else ""))
-    screen = Console(file=io.StringIO(), width=WIDE)
-    screen.print(table)
     fixed = [f"{key} {rows[0][key]}" for key in ("tile", "batch") if key not in varied and rows[0][key] is not None]
     devices = dict.fromkeys(f"{row['device']}, {row['threads']} threads" for row in rows if row["device"])
     session.result(
         f"{settings['width']}x{settings['height']}, median of {settings['runs']}, taking turns; "
         + "; ".join([*fixed, *devices, f"torch {report['machine']['versions']['torch']}"])
     )
-    for line in screen.file.getvalue().splitlines():  # type: ignore[attr-defined]
-        session.result(line.rstrip())
+    session.table(table)
     for note in report["notes"]:
         session.result(note)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import shlex
 import sys
 from typing import TYPE_CHECKING, Any
@@ -12,8 +11,6 @@ if TYPE_CHECKING:
     from hatdet.deploy.calibration import Calibration, Part
 
 __all__ = ["calibrate"]
-
-WIDE = 240  # columns of the table where nobody looks at it on a screen
 
 
 def calibrate(
@@ -59,7 +56,6 @@ def calibrate(
 
 def _print(session: Session, found: Calibration) -> None:
     from rich.box import MARKDOWN
-    from rich.console import Console
     from rich.table import Table
 
     machine = found.machine
@@ -75,10 +71,7 @@ def _print(session: Session, found: Calibration) -> None:
     for part in found.upscalers:
         table.add_row(f"{part.name} x{found.scale}", *_cells(part))
     table.add_row(f"{found.detector.name}, canvas", *_cells(found.detector))
-    screen = Console(file=io.StringIO(), width=WIDE)
-    screen.print(table)
-    for line in screen.file.getvalue().splitlines():  # type: ignore[attr-defined]
-        session.result(line.rstrip())
+    session.table(table)
     folder = found.files[0].parent
     session.result(f"kept in {folder} ({', '.join(file.name for file in found.files)})")
 

@@ -7,6 +7,7 @@ as asked, 130 interrupted.
 from __future__ import annotations
 
 import datetime
+import io
 import logging
 import os
 import sys
@@ -20,6 +21,7 @@ from typing import TypeVar
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.table import Table
 from rich.text import Text
 
 from hatdet.core.errors import DeviceError, HatdetError, InputError, WeightsError
@@ -30,6 +32,7 @@ Item = TypeVar("Item")
 FAILED = 1
 REFUSED = 2
 INTERRUPTED = 130
+WIDE = 240  # columns, at most, of a table
 
 
 @contextmanager
@@ -109,6 +112,13 @@ class Session:
                 self._progress.console.print(Text(line))  # above the bar
             else:
                 print(line, flush=True)
+
+    def table(self, table: Table) -> None:
+        """A table as a result, as wide as it is: nobody need look at it on a screen."""
+        screen = Console(file=io.StringIO(), width=WIDE)
+        screen.print(table)
+        for line in screen.file.getvalue().splitlines():  # type: ignore[attr-defined]
+            self.result(line.rstrip())
 
     def over(self, items: Iterable[Item], what: str, total: int | None = None, unit: str = "images") -> Iterable[Item]:
         """Go through the items with a progress bar; `part_done` moves it within an item.
