@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from hatdet.core.errors import OptionsError
 from hatdet.core.types import Detections, Detector, Image, Upscaler
-from hatdet.imaging.resize import resize_bicubic
+from hatdet.imaging.resize import resize_bicubic, round_
 
 __all__ = ["CELL", "FIRST_LOOK_SCALE", "FirstPass", "Regions", "SelectiveUpscaler", "enclosing", "share_of"]
 
@@ -93,6 +93,8 @@ class SelectiveUpscaler:
         return done
 
     def _regions(self, image: Image) -> Regions:
+        # Once: the first look, the interpolation and the network are all computed there.
+        image = image.to(getattr(self.upscaler, "device", image.pixels.device))
         size_hw = image.height, image.width
         score = self.score(image)
         expected = tuple(-(-side // CELL) for side in size_hw)
@@ -105,13 +107,12 @@ class SelectiveUpscaler:
             return Regions(self.upscaler(image), whole, 1.0)
         larger = (image.height * self.scale, image.width * self.scale)
         made = [self.upscaler(_part(image, one)) for one in found]
-        device = made[0].pixels.device if made else image.pixels.device
-        canvas = resize_bicubic(image.to(device), larger, self.scale).pixels
+        canvas = resize_bicubic(image, larger, self.scale).pixels
         for one, part in zip(found, made, strict=True):
             left, top, right, bottom = (int(edge) * self.scale for edge in one)
-            weight = _weight(one, size_hw, self.scale).to(device)
-            canvas[:, top:bottom, left:right].lerp_(part.pixels, weight)
-        canvas.clamp_(0, 1).mul_(image.levels).add_(0.5).floor_().div_(image.levels)
+            weight = _weight(one, size_hw, self.scale, canvas.device)
+            canvas[:, top:bottom, left:right].lerp_(part.pixels.to(canvas.device), weight)
+        round_(canvas, image.levels)
         return Regions(Image(canvas, image.scale * self.scale, image.bit_depth), found, share)
 
     def _chosen(self, score: NDArray[np.float32], size_hw: tuple[int, int]) -> Rectangles:
@@ -200,13 +201,13 @@ def _part(image: Image, one: NDArray[np.int64]) -> Image:
     return replace(image, pixels=image.pixels[:, top:bottom, left:right].contiguous())
 
 
-def _weight(one: NDArray[np.int64], size_hw: tuple[int, int], scale: int) -> torch.Tensor:
+def _weight(one: NDArray[np.int64], size_hw: tuple[int, int], scale: int, device: torch.device) -> torch.Tensor:
     """Of the network's pixels: 1 inside, less and less over the margin, but where the image ends. `(h, w)`."""
     ramps = []
     for low, high, size in ((one[1], one[3], size_hw[0]), (one[0], one[2], size_hw[1])):
         length = int(high - low) * scale
-        at = torch.arange(length) + 0.5
-        ramp = torch.ones(length)
+        at = torch.arange(length, device=device) + 0.5
+        ramp = torch.ones(length, device=device)
         if low > 0:
             ramp = ramp.minimum(at / (MARGIN * scale))
         if high < size:

@@ -19,7 +19,16 @@ from torch import Tensor
 
 from hatdet.core.types import Image
 
-__all__ = ["WindowedBicubic", "nearest", "reduced", "reduced_batch", "resize_bicubic", "resize_samples", "to_scale"]
+__all__ = [
+    "WindowedBicubic",
+    "nearest",
+    "reduced",
+    "reduced_batch",
+    "resize_bicubic",
+    "resize_samples",
+    "round_",
+    "to_scale",
+]
 
 Window: TypeAlias = tuple[int, int, int, int]  # top, bottom, left, right: the pixels [top, bottom) x [left, right)
 
@@ -175,3 +184,8 @@ def _taps(length: int, size: int, scale: float) -> tuple[Tensor, Tensor]:
     index = torch.where(index < length, index, 2 * length - 1 - index)
     used = weight.abs().amax(0) > 0  # columns of zeros come from rounding the width up
     return index[:, used], weight[:, used]
+
+
+def round_(pixels: Tensor, levels: int) -> Tensor:
+    """In place: values into [0, 1] and to the nearest multiple of `1 / levels`, halves up."""
+    return pixels.clamp_(0, 1).mul_(levels).add_(0.5).floor_().div_(levels)

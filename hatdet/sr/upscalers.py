@@ -19,7 +19,7 @@ from hatdet.core.allocator import returned_zeros
 from hatdet.core.device import choose_device, choose_precision, is_out_of_memory, placed, release_memory
 from hatdet.core.errors import DeviceError, OptionsError, WeightsError
 from hatdet.core.types import Image, Upscaler
-from hatdet.imaging.resize import nearest, resize_bicubic
+from hatdet.imaging.resize import nearest, resize_bicubic, round_
 from hatdet.sr.hat_arch import HAT
 from hatdet.sr.memory import MOST_TILES, SHARE, Choice, fitting, footprint, free_memory
 from hatdet.sr.tiling import Axis, Tile, plan_axis, plan_tiles
@@ -142,8 +142,7 @@ class HatUpscaler:
                 raise WeightsError(
                     f"{self.name} gives values that are not finite for an image of {image.width}x{image.height}"
                 )
-            # In place: a canvas may be most of the memory.
-            pixels.clamp_(0, 1).mul_(image.levels).add_(0.5).floor_().div_(image.levels)
+            round_(pixels, image.levels)  # in place: a canvas may be most of the memory
         return Image(pixels, image.scale * self.scale, image.bit_depth)
 
     def whole_tile(self) -> int:
