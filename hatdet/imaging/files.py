@@ -119,7 +119,9 @@ def _from_picture(path: Path, data: bytes, max_pixels: int) -> Samples:
 
 
 def check_size(path: Path, width: int, height: int, max_pixels: int) -> None:
-    """Raise an InputError for an image that is larger than wanted."""
+    """Raise an InputError for an image that is larger than wanted, or that is none."""
+    if not width or not height:
+        raise InputError(f"{path} is damaged: it says that it has {width}x{height} pixels")
     if width * height > max_pixels:
         raise InputError(f"{path} has {width}x{height} pixels: at most {max_pixels:,} are read (--max-pixels)")
 

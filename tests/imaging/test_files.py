@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import PIL.Image
 import pytest
+import tifffile
 import torch
 
 from hatdet.core.atomic import write_bytes
@@ -233,6 +234,17 @@ def test_a_file_that_claims_too_many_pixels_is_refused_before_it_is_decoded(tmp_
     with pytest.raises(
         InputError, match=r"bomb.png has 60000x50000 pixels: at most 178,956,970 are read \(--max-pixels\)"
     ):
+        read_image(path)
+
+
+@pytest.mark.parametrize(("tag", "size"), [(256, "0x8"), (257, "12x0")], ids=["no width", "no height"])
+def test_a_tiff_that_claims_no_pixels_is_refused(tmp_path, tag, size):
+    """Found by damaging files at random: tifffile reads what is not there without a word."""
+    path = tmp_path / "none.tif"
+    tifffile.imwrite(path, np.zeros((8, 12, 3), np.uint8))
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        tiff.pages[0].tags[tag].overwrite(0)
+    with pytest.raises(InputError, match=f"none.tif is damaged: it says that it has {size} pixels"):
         read_image(path)
 
 
