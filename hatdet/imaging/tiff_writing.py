@@ -77,28 +77,30 @@ def write_tiff_bands(
 
 
 def _tiles(bands: Iterable[NDArray[Any]], channels: int) -> Iterator[NDArray[Any]]:
-    """Bands of any heights to tiles, row by row; those at the right and the bottom are filled up with zeros."""
-    strip, filled = np.empty((0, 0, 0)), 0
+    """Bands of any heights to tiles, row by row; those at the right and the bottom are filled up with zeros.
+
+    A band may be written over once the next one is asked for: what no full row of tiles has used is kept, and no more.
+    """
+    kept: NDArray[Any] | None = None
     for band in bands:
-        if not strip.size:
-            strip = np.zeros((SIDE, *band.shape[1:]), band.dtype)
+        kept = band[:0] if kept is None else kept
         done = 0
-        while done < band.shape[0]:
-            rows = band[done : done + SIDE - filled]
-            strip[filled : filled + len(rows)] = rows
-            done, filled = done + len(rows), filled + len(rows)
-            if filled == SIDE:
-                yield from _cut(strip, channels)
-                filled = 0
-    if filled:
-        strip[filled:] = 0
-        yield from _cut(strip, channels)
+        while len(kept) + len(band) - done >= SIDE:
+            more = band[done : done + SIDE - len(kept)]
+            yield from _cut(kept, more, channels)
+            done, kept = done + len(more), band[:0]
+        kept = np.concatenate([kept, band[done:]]) if len(kept) else band[done:].copy()
+    if kept is not None and len(kept):
+        yield from _cut(kept, kept[:0], channels)
 
 
-def _cut(strip: NDArray[Any], channels: int) -> Iterator[NDArray[Any]]:
-    for left in range(0, strip.shape[1], SIDE):
-        tile = strip[:, left : left + SIDE]
-        whole = np.pad(tile, [(0, 0), (0, SIDE - tile.shape[1]), (0, 0)])
+def _cut(above: NDArray[Any], below: NDArray[Any], channels: int) -> Iterator[NDArray[Any]]:
+    """The tiles of at most SIDE rows, the first of which are `above`."""
+    rows = len(above) + len(below)
+    for left in range(0, above.shape[1], SIDE):
+        columns = slice(left, left + SIDE)
+        tile = np.concatenate([above[:, columns], below[:, columns]])
+        whole = np.pad(tile, [(0, SIDE - rows), (0, SIDE - tile.shape[1]), (0, 0)])
         yield whole if channels > 1 else whole[..., 0]
 
 

@@ -6,6 +6,7 @@ of tiles only the strip that the next row overlaps is kept, as sums.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -62,7 +63,10 @@ def enlarged_bands(upscaler: Upscaler, source: Windows) -> Iterator[NDArray[Any]
     rows = _Rows(source)
     tallest = upscaler.tile * upscaler.scale if isinstance(upscaler, HatUpscaler) else BAND
     tallest = min(tallest, source.height * upscaler.scale)
-    band = memory = np.empty((tallest, width, source.channels), f"u{source.bit_depth // 8}")
+    kind = np.dtype(f"u{source.bit_depth // 8}")
+    # As wide as the picture, and so apart from the memory that tiles have again and again.
+    apart = mmap.mmap(-1, tallest * width * source.channels * kind.itemsize)
+    band = memory = np.frombuffer(apart, kind).reshape(tallest, width, source.channels)
     for window, rgb in _blocks(upscaler, source):
         top, bottom, left, right = window
         if left == 0:
