@@ -49,6 +49,9 @@ NAMED_ONLY_IN = {
     "openvino": {"deploy"},
     "tensorrt": {"deploy"},
     "scipy": {"evaluation"},
+    "ray": {"deploy"},
+    "pyarrow": {"runs"},
+    "fsspec": {"runs"},
     "sahi": {"detection"},
     "supervision": {"detection"},
 }
