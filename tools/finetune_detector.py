@@ -5,6 +5,8 @@
     python tools/finetune_detector.py train WORK START.pt options/detector/yolo11n_upscaled_1.yml
     python tools/finetune_detector.py train WORK START.pt options/detector/kit_ais.yml --data kit_ais.yaml
     python tools/finetune_detector.py distil WORK START.pt options/detector/yolo11n_upscaled_2.yml
+    python tools/finetune_detector.py prepare WORK --networks mine.safetensors       # and upscalings by other networks
+    python tools/finetune_detector.py distil WORK START.pt options/detector/yolo11n_one_arm.yml --arm mine
     python tools/finetune_detector.py evaluate WORK START.pt WORK/runs/*/weights/*.pt OUT.safetensors
     python tools/finetune_detector.py blend START.pt TUNED.pt 0.7 OUT.pt      # a step of 0.7 from START to TUNED
     python tools/finetune_detector.py export OUT.pt pretrained/yolo11n-upscaled.safetensors
@@ -41,12 +43,17 @@ ARMS = ("original", "hat-xs", "bicubic")
 SCALE = 4
 
 
-def prepare(work: Path, data: Path) -> None:
-    """Write the three arms of both splits, with labels, and a data file for each arm and for training on all."""
+def prepare(work: Path, data: Path, networks: list[Path]) -> None:
+    """Write the three arms of both splits, with labels, and a data file for each arm and for training on all.
+
+    Each of the networks is an arm more, by the name of its file; training on all is without them.
+    """
     from rich.progress import track
     from ultralytics.utils import ROOT
 
     upscalers = {arm: load_upscaler(arm, SCALE) for arm in ARMS[1:]}
+    upscalers |= {network.stem: load_upscaler(str(network), SCALE) for network in networks}
+    arms = ("original", *upscalers)
     names = yaml.safe_load((ROOT / "cfg/datasets/coco128.yaml").read_text())["names"]
     for split in ("train", "val"):
         folder = data / "det/coco128/images" / f"{split}2017"
@@ -56,7 +63,7 @@ def prepare(work: Path, data: Path) -> None:
             image = Image(whole.pixels[:, :h, :w].contiguous())
             label = data / "det/coco128/labels" / folder.name / f"{path.stem}.txt"
             low = reduced(image, SCALE)
-            for arm in ARMS:
+            for arm in arms:
                 target = work / arm / "images" / split / f"{path.stem}.png"
                 if target.is_file():
                     continue
@@ -66,7 +73,7 @@ def prepare(work: Path, data: Path) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 write_image(image if arm == "original" else upscalers[arm](low), target)
     root = work.resolve()
-    for arm in ARMS:
+    for arm in arms:
         content = {"path": str(root), "train": f"{arm}/images/train", "val": f"{arm}/images/val", "names": names}
         (work / f"{arm}.yaml").write_text(yaml.safe_dump(content))
     content = {
@@ -106,9 +113,16 @@ def train(work: Path, start: Path, recipe: Path, data: Path | None = None) -> No
     model.train(data=str(data), project=str((work / "runs").resolve()), name=recipe.stem, **arguments)
 
 
-def distil(work: Path, start: Path, recipe: Path) -> None:
-    """START is teacher, on originals; its copy is student, on all arms. Batch norm stays fixed, as in `train`."""
+def distil(work: Path, start: Path, recipe: Path, arm: str | None = None) -> None:
+    """START is teacher, on originals; its copy is student, on the recipe's arms. Batch norm stays fixed, as in `train`.
+
+    Args:
+        arm: takes what the shares of the recipe's arms leave of one.
+    """
     options = yaml.safe_load(recipe.read_text())
+    run = work / "runs" / (recipe.stem if arm is None else f"{recipe.stem}_{arm}")
+    if arm is not None:
+        options["arms"][arm] = 1 - sum(options["arms"].values())
     torch.manual_seed(options["seed"])
     random = np.random.default_rng(options["seed"])
     teacher = _model(start).requires_grad_(False).eval().to(memory_format=torch.channels_last)
@@ -124,7 +138,9 @@ def distil(work: Path, start: Path, recipe: Path) -> None:
     arms = list(options["arms"])
     share = np.array([options["arms"][arm] for arm in arms], float)
     images = {
-        (arm, file.name): read_image(work / arm / "images/train" / file.name).pixels for arm in ARMS for file in files
+        (arm, file.name): read_image(work / arm / "images/train" / file.name).pixels
+        for arm in {"original", *arms}
+        for file in files
     }
     started, shown = time.perf_counter(), dict.fromkeys(("features", "classes", "boxes"), 0.0)
     for iteration in range(options["iterations"]):
@@ -162,7 +178,7 @@ def distil(work: Path, start: Path, recipe: Path) -> None:
             values = " ".join(f"{key} {value:.4f}" for key, value in shown.items())
             print(f"{iteration + 1:5d} {time.perf_counter() - started:6.0f} s  {values}", flush=True)
             shown = dict.fromkeys(shown, 0.0)
-            out = work / "runs" / recipe.stem / "weights" / f"iteration{iteration + 1:05d}.pt"
+            out = run / "weights" / f"iteration{iteration + 1:05d}.pt"
             out.parent.mkdir(parents=True, exist_ok=True)
             torch.save({"model": copy.deepcopy(average.module).half(), "train_args": {"task": "detect"}}, out)
 
@@ -254,6 +270,10 @@ def main() -> None:
             sub.add_argument(argument, type=float if argument == "share" else Path)
         if verb == "train":
             sub.add_argument("--data", type=Path, help="other images than those of WORK")
+        if verb == "prepare":
+            sub.add_argument("--networks", type=Path, nargs="*", default=[], help="weights files of more upscalers")
+        if verb == "distil":
+            sub.add_argument("--arm", help="beside those of the recipe, with what their shares leave")
         if verb == "evaluate":
             sub.add_argument("weights", type=Path, nargs="+")
     given = vars(parser.parse_args())
