@@ -23,6 +23,7 @@ from hatdet.cli import (
     train,
     yolo,
 )
+from hatdet.cli.fleet import RayCommand
 from hatdet.cli.quick_help import import_help
 
 __all__ = ["app", "main"]
@@ -53,9 +54,9 @@ def _root(
     pass
 
 
-app.command("sr")(sr.run)
-app.command("detect")(detect.run)
-app.command("eval")(evaluate.run)
+app.command("sr", cls=RayCommand)(sr.run)
+app.command("detect", cls=RayCommand)(detect.run)
+app.command("eval", cls=RayCommand)(evaluate.run)
 app.command("metrics")(metrics.run)
 app.command("prepare")(prepare.run)
 app.command("check-data")(check_data.run)

@@ -376,8 +376,8 @@ class _Quality:
     """PSNR-Y and mAP of trained configurations on the first images of a data set, by the rules of `hatdet eval`."""
 
     def __init__(self, session: Session, data: Path, limit: int, chosen: _Choices, folder: Path) -> None:
-        from hatdet.cli.evaluate import BOXES_KEPT, CONFIDENCE, NMS_IOU
         from hatdet.cli.evaluate_parts import Machine, load_detectors
+        from hatdet.cli.evaluate_work import BOXES_KEPT, CONFIDENCE, NMS_IOU
         from hatdet.evaluation.low_resolution import LowResolution
         from hatdet.evaluation.samples import read_detection_data
 

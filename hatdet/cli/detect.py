@@ -15,6 +15,7 @@ from hatdet.cli.detect_budget import BudgetOption
 from hatdet.cli.detect_regions import MaxShareOption, RegionsOption
 from hatdet.cli.detect_slices import MergeOption, SliceOption, SliceOverlapOption
 from hatdet.cli.detect_video import FramesOption, TrackOption
+from hatdet.cli.fleet import RayCoresOption, RayOption, RayWorkersOption
 from hatdet.cli.geojson import GeoJsonOption
 from hatdet.cli.options import (
     RESULTS,
@@ -38,12 +39,15 @@ from hatdet.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from hatdet.cli.detect_chain import Chain
-    from hatdet.cli.detect_results import Found, Job, ReportFiles
+    from hatdet.cli.detect_results import Job, ReportFiles
+    from hatdet.cli.detect_steps import DetectingSteps
+    from hatdet.cli.fleet import Results
     from hatdet.cli.session import Session
-    from hatdet.core.types import Image
+    from hatdet.cli.steps import Done, ImageWork
+    from hatdet.deploy.fleet import Fleet
     from hatdet.imaging.sources import Source
-    from hatdet.imaging.windows import Windows
+    from hatdet.runs.manifest import Manifest
+    from hatdet.runs.parts import Parts
 
 __all__ = ["run"]
 
@@ -151,6 +155,9 @@ def run(
         bool, typer.Option("--save-sr", help="Write the upscaled images to sr/.", rich_help_panel=_FILES)
     ] = False,
     device: DeviceOption = "auto",
+    ray: RayOption = None,
+    ray_workers: RayWorkersOption = None,
+    ray_cores: RayCoresOption = 1,
     precision: PrecisionOption = "auto",
     max_pixels: MaxPixelsOption = None,
     overwrite: OverwriteOption = False,
@@ -174,12 +181,15 @@ def run(
 
     with guarded(debug), Session(quiet, debug) as session:
         from hatdet.cli.detect_budget import checked_budget
-        from hatdet.cli.detect_chain import Enlarging, Looking, load_chain
+        from hatdet.cli.detect_chain import Enlarging, Looking
         from hatdet.cli.detect_regions import check_regions
         from hatdet.cli.detect_results import ReportFiles, planned
         from hatdet.cli.detect_slices import Slicing
+        from hatdet.cli.detect_steps import DetectingSteps, Finding
         from hatdet.cli.detect_video import detect_in_videos, plan_videos
+        from hatdet.cli.fleet import Results, chosen_fleet, device_of, joined, manifest_of, refuse_urls, settings_of
         from hatdet.cli.resumable import check_on_error
+        from hatdet.cli.steps import ImageWork
         from hatdet.core.errors import OptionsError
         from hatdet.imaging.files import MAX_PIXELS
         from hatdet.imaging.map_coordinates import require_rasterio
@@ -206,67 +216,78 @@ def run(
         refuse_beside_engine(context, _DECIDED_BY_UPSCALER if upscale else _DECIDED_BY_CHAIN, engine)
         files = ReportFiles(json_file, coco, csv, geojson)
         plan = plan_videos(context, inputs or [], output, frames, track, json_file)
+        fleet = chosen_fleet(device, ray, ray_workers, ray_cores)
+        if fleet is not None and (plan is not None or budget is not None):
+            raise OptionsError("several workers take images: videos and --budget need one --device, and no --ray")
+        refuse_urls(inputs or [], output, fleet)
+        where = Results(output)
         jobs: list[Job] = []
+        sources: list[Source] = []
         if plan is None:
-            sources = _sources(session, inputs, output)
+            sources = _sources(session, inputs, where)
             jobs = planned(sources, output, labels=save_txt, larger=save_sr, crops=save_crop, reports=files.places())
-        chain = load_chain(session, enlarging if upscale else None, looking, engine, device, precision)
+        finding = Finding(enlarging if upscale else None, looking, engine, precision, max_pixels or MAX_PIXELS)
+        with joined(fleet):
+            chain = finding.chain(session, device_of(device, fleet))
+            started = time.perf_counter()
+            try:
+                if plan is not None:
+                    detect_in_videos(session, plan, chain, max_pixels or MAX_PIXELS, on_error)
+                    return
+                settings = settings_of(chain.settings, fleet, precision)
+                manifest = manifest_of(fleet, where, settings, sources)
+                steps = DetectingSteps(session, chain, max_pixels or MAX_PIXELS)
+                images = _Run(session, steps, files, manifest, where)
+                work = ImageWork(finding, output, where.store)
+                images.over(jobs, work, fleet, overwrite=overwrite, stop=on_error == "stop")
+                session.finish(started, where.name(output))
+            finally:
+                if chain.budget is not None and (line := chain.budget.keeping.line()):
+                    session.say(line)
 
-        started = time.perf_counter()
-        try:
-            if plan is not None:
-                detect_in_videos(session, plan, chain, max_pixels or MAX_PIXELS, on_error)
-                return
-            images = _Run(session, chain, output, max_pixels or MAX_PIXELS, files)
-            images.over(jobs, overwrite=overwrite, stop=on_error == "stop")
-            session.finish(started, output)
-        finally:
-            if chain.budget is not None and (line := chain.budget.keeping.line()):
-                session.say(line)
 
-
-def _sources(session: Session, inputs: Sequence[str] | None, output: Path) -> list[Source]:
+def _sources(session: Session, inputs: Sequence[str] | None, where: Results) -> list[Source]:
     """The images that are named; without any, samples that are written for the purpose."""
+    from hatdet.cli.fleet import sources_of
     from hatdet.imaging.sample_photos import SAMPLE_REDUCTION, write_samples
     from hatdet.imaging.sources import find_sources
 
     if inputs:
-        return find_sources(inputs, leave_out=[output, *RESULTS])
-    sources = find_sources(write_samples(output / "samples"))
-    session.say(f"no input given: two sample photos reduced {SAMPLE_REDUCTION} times, in {output / 'samples'}")
+        return sources_of(inputs, [where.output, *RESULTS], where.store)
+    folder = (RESULTS[1] if where.store else where.output) / "samples"
+    sources = find_sources(write_samples(folder))
+    session.say(f"no input given: two sample photos reduced {SAMPLE_REDUCTION} times, in {folder}")
     return sources
 
 
 class _Run:
-    """Images through the chain, and their results to files: three steps for each, and the loop over them."""
+    """The loop over the images, and what is remembered of them."""
 
-    def __init__(self, session: Session, chain: Chain, output: Path, max_pixels: int, files: ReportFiles) -> None:
-        from hatdet.runs.manifest import Manifest
-
-        self.session, self.chain, self.max_pixels, self.files = session, chain, max_pixels, files
-        self.manifest = Manifest(output, chain.settings)
+    def __init__(
+        self, session: Session, steps: DetectingSteps, files: ReportFiles, manifest: Manifest | Parts, where: Results
+    ) -> None:
+        self.session, self.steps, self.files, self.manifest, self.where = session, steps, files, manifest, where
         self.reports: dict[Path, Any] = {}  # of this run, and of those before it
-        self.states: dict[Path, str] = {}
 
-    def over(self, jobs: Sequence[Job], *, overwrite: bool, stop: bool) -> None:
+    def over(self, jobs: Sequence[Job], work: ImageWork, fleet: Fleet | None, *, overwrite: bool, stop: bool) -> None:
         """Do those that no earlier run has done (all, to overwrite), up to the first that fails if it is to `stop`."""
-        from hatdet.cli.overlap import overlapped
+        from hatdet.cli.fleet import over
         from hatdet.cli.resumable import say_what_was_done, says_what_remains
         from hatdet.core.errors import OptionsError
 
         session = self.session
         with self.manifest:
             left = jobs if overwrite else [job for job in jobs if not self.done_before(job)]
-            say_what_was_done(session, self.manifest, len(self.reports), len(jobs))
+            say_what_was_done(session, self.manifest, len(jobs) - len(left), len(jobs))
             try:
                 # Closed before the manifest is: what was begun to be written is put into it.
                 with (
                     says_what_remains(session, left) as stopping,
-                    closing(overlapped(left, self.read, self.detect, self.write, stopping)) as running,
+                    closing(over(left, self.steps, self.keep, fleet, work, stopping)) as running,
                 ):
                     for job, finish in session.over(running, "detecting", len(left)):
                         line = ""
-                        with session.one(job.source.path):
+                        with session.one(job.source.name):
                             line = finish()
                         if line and self.files.json != "-":
                             session.result(line)
@@ -285,79 +306,24 @@ class _Run:
         before = self.manifest.done(job.source.path, job.picture, job.others)
         if before is None or (job.crops is not None and any(one["crop"] is None for one in before["detections"])):
             return False
-        self.reports[job.source.path] = {**before, "source": str(job.source.path)}
+        self.reports[job.source.path] = {**before, "source": job.source.name}
         return True
 
-    def read(self, job: Job) -> tuple[Image | Windows, float]:
-        """The image, or windows of a huge one, and the milliseconds that it took."""
-        from hatdet.cli.huge import open_or_read
-        from hatdet.runs.manifest import state_of
+    def keep(self, job: Job, done: Done) -> str:
+        """Remember an image whose results are written; the line that says so."""
+        from hatdet.cli.fleet import put
 
-        self.states[job.source.path] = state_of(job.source.path)
-        began = time.perf_counter()
-        image = open_or_read(job.source.path, self.max_pixels, self.chain.enlarge)
-        return image, (time.perf_counter() - began) * 1e3
-
-    def detect(self, job: Job, image_and_time: tuple[Image | Windows, float]) -> Found:
-        """What is in the image."""
-        from hatdet.cli.detect_results import Found
-        from hatdet.core.errors import InputError
-        from hatdet.core.types import Image
-        from hatdet.imaging.files import to_array
-
-        self.session.begin()
-        image, read_ms = image_and_time
-        if not isinstance(image, Image):
-            return self.detect_in_windows(job, image, read_ms)
-        try:
-            result, upscaled_by = self.chain.run(image)
-        except InputError as error:
-            raise InputError(f"{job.source.path}: {error}") from error
-        timing = {"read": read_ms, "upscale": result.upscale_ms, "detect": result.detect_ms}
-        seen = None if result.upscale_ms is None else to_array(result.seen)
-        share = result.share
-        return Found(to_array(image), seen, result.detections, timing, share=share, upscaled_by=upscaled_by)
-
-    def detect_in_windows(self, job: Job, image: Windows, read_ms: float) -> Found:
-        """What is in a huge image; its crops are written here, while it is open."""
-        from hatdet.cli.detect_crops import write_crops_of_windows
-        from hatdet.cli.detect_results import Found
-        from hatdet.cli.huge import look_in_windows
-        from hatdet.core.errors import InputError
-
-        assert self.chain.enlarge is not None
-        with closing(image):
-            if job.larger is not None:
-                raise InputError(f"{job.source.path} is too large for --save-sr: `hatdet sr --format tiff` writes it")
-            began = time.perf_counter()
-            way = self.chain.way((image.width, image.height))
-            enlarge = way.enlarge or self.chain.enlarge  # in windows without upscaling it would be another thing
-            found, picture, shown, share = look_in_windows(image, enlarge, way.detector, self.session.part_done)
-            both = (time.perf_counter() - began) * 1e3  # one window after another: not told apart
-            if job.crops is not None:
-                write_crops_of_windows(image, found, job.crops_of(found))
-        timing = {"read": read_ms, "upscale": None, "detect": both}
-        return Found(picture, None, found, timing, shown, (image.width, image.height), share, enlarge.name)
-
-    def write(self, job: Job, found: Found) -> str:
-        """Its files; the line that says so."""
-        from hatdet.cli.detect_results import image_report, summary, write_results
-
-        path = job.source.path
-        write_results(job, found, found.upscaled_by)
-        self.reports[path] = image_report(job, found)
-        crops = job.crops_of(found.detections)
+        self.reports[job.source.path] = done.report
         if job.crops is not None:  # of other settings there may have been more
-            for crop in {*self.manifest.files_of(job.picture)} - {*crops}:
+            for crop in {*self.manifest.files_of(job.picture)} - {*done.files}:
                 if job.crops in crop.parents and ".." not in crop.parts:
-                    crop.unlink(missing_ok=True)
-        self.manifest.put(path, self.states.pop(path), job.picture, [*job.others, *crops], self.reports[path])
-        part = "" if found.share in (None, 1) else f" ({100 * found.share:.0f} % upscaled)"
-        return f"{path}: {summary(found.detections)}{part} -> {job.picture}"
+                    self.where.remove(crop)
+        put(self.manifest, job.source.path, done)
+        return f"{job.source.name}: {done.text} -> {self.where.name(job.picture)}"
 
     def report(self, jobs: Sequence[Job]) -> None:
         """The files about all images."""
         from hatdet.cli.detect_results import write_reports
 
         images = [self.reports[job.source.path] for job in jobs if job.source.path in self.reports]
-        write_reports(images, self.chain, self.files, self.session)
+        write_reports(images, self.steps.chain, self.files, self.session)

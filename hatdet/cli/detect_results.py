@@ -65,6 +65,15 @@ class Job:
         """What is written of the image besides its picture and its crops, whose number follows from what is found."""
         return [path for path in (self.labels, self.larger) if path is not None]
 
+    def moved(self, source: Source, output: Path, to: Path) -> Job:
+        """The same with another source, and with results below `to` instead of `output`."""
+
+        def there(path: Path | None) -> Path | None:
+            return None if path is None else to / path.relative_to(output)
+
+        picture = to / self.picture.relative_to(output)
+        return Job(source, picture, there(self.labels), there(self.larger), there(self.crops), self.name)
+
     def crops_of(self, detections: Detections) -> list[Path]:
         """Where the crop of each object goes; none where no crops are wanted."""
         return [] if self.crops is None else crop_places(detections, self.crops, self.name)
@@ -211,7 +220,7 @@ def image_report(job: Job, found: Found) -> dict[str, Any]:
     if job.crops is not None:
         crops = [place.relative_to(job.crops.parent).as_posix() for place in job.crops_of(found.detections)]
     return {
-        "source": str(job.source.path),
+        "source": job.source.name,
         "width": found.width,
         "height": found.height,
         "detections": [

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hatdet.cli.detect_slices import MergeOption, SliceOption, SliceOverlapOption
+from hatdet.cli.fleet import RayCoresOption, RayOption, RayWorkersOption
 from hatdet.cli.options import (
     BatchOption,
     DebugOption,
@@ -44,8 +45,6 @@ _VERDICT = "Verdict"
 _FILES = "Results"
 DEFAULT_ARMS = "lr,lr@imgsz,nearest,bicubic,hat-xs,hr"
 JSON_SCHEMA = 1
-# COCO's way of measuring: nearly every box, and what the evaluator then takes of them.
-CONFIDENCE, NMS_IOU, BOXES_KEPT = 0.001, 0.7, 300
 SHOWN_PROBLEMS = 20
 
 
@@ -174,6 +173,9 @@ def run(
     overlap: OverlapOption = 32,
     batch: BatchOption = None,
     device: DeviceOption = "auto",
+    ray: RayOption = None,
+    ray_workers: RayWorkersOption = None,
+    ray_cores: RayCoresOption = 1,
     precision: PrecisionOption = "auto",
     trust: TrustOption = False,
     quiet: QuietOption = False,
@@ -190,13 +192,12 @@ def run(
 
     with guarded(debug), Session(quiet, debug) as session:
         from hatdet.cli.detect_slices import Slicing
-        from hatdet.cli.evaluate_parts import Machine, load_arms, load_detectors, only_these
+        from hatdet.cli.evaluate_work import BOXES_KEPT, CONFIDENCE, NMS_IOU, Comparing, evaluated
+        from hatdet.cli.fleet import chosen_fleet, device_of, joined, settings_of
         from hatdet.core.errors import OptionsError
         from hatdet.evaluation.arms import check_arms
         from hatdet.evaluation.boxes import MAX_DETECTIONS
-        from hatdet.evaluation.joint import JointEvaluation
-        from hatdet.evaluation.low_resolution import LowResolution, find_low_images, read_pair
-        from hatdet.evaluation.perceptual import load_lpips
+        from hatdet.evaluation.low_resolution import LowResolution, find_low_images
         from hatdet.evaluation.results import describe_data, measure
         from hatdet.evaluation.samples import read_detection_data
         from hatdet.evaluation.store import Store
@@ -227,35 +228,40 @@ def run(
         frame = size_frame or ("source" if no_reference else "hr")
         slicing = Slicing(slice_size, slice_overlap, merge)
         slicing.check()
-        machine = Machine(device, precision, tile, overlap, batch, slicing)
+        comparing = Comparing(
+            names,
+            weights or [None],
+            found.names,
+            how,
+            imgsz,
+            frame,
+            precision,
+            tile,
+            overlap,
+            batch,
+            slicing,
+            trust,
+        )
+        fleet = chosen_fleet(device, ray, ray_workers, ray_cores)
         started = time.perf_counter()
-        with Store(cache) as store:
-            detectors, classes = load_detectors(
-                session, weights or [None], found.names, machine, CONFIDENCE, NMS_IOU, BOXES_KEPT, trust
-            )
-            evaluation = JointEvaluation(
-                load_arms(session, names, scale, machine, store),
-                detectors,
-                scale,
-                store,
-                imgsz,
-                machine.largest_canvas,
-                scale if frame == "hr" else 1,
-                None if no_reference else load_lpips(machine.torch_device),
-            )
+        with Store(cache) as store, joined(fleet):
+            evaluation, classes, machine = comparing.load(session, device_of(device, fleet), store)
             problems: list[Any] = list(found.problems)
             read: list[Sample] = []
+            where = settings_of({"device": str(machine.torch_device)}, fleet, machine.dtype)
             try:
-                for sample in session.over(samples, "evaluating"):
+                running = evaluated(samples, comparing, evaluation, classes, session, fleet, where)
+                for sample, finish in session.over(running, "evaluating", len(samples)):
                     with session.one(sample.image):
-                        pair = read_pair(sample, found.names, how)
-                        truth = only_these(pair.truth(evaluation.frame_scale), classes)
-                        evaluation.add(sample.relative.as_posix(), pair.low, pair.reference, truth, session.part_done)
-                        problems += pair.labels.problems
+                        problems += finish()
                         read.append(sample)
             except KeyboardInterrupt:
                 session.say(f"{len(read)} of {len(samples)} images are in {cache}: the same command goes on from there")
                 raise
+            if fleet is not None:  # which come as they are done
+                order = {sample.relative.as_posix(): number for number, sample in enumerate(samples)}
+                evaluation.images.sort(key=lambda image: order[image.name])
+                read.sort(key=lambda sample: order[sample.relative.as_posix()])
             if not read:
                 raise OptionsError(f"none of the {len(samples)} images of {data} could be evaluated")
             left_out = _say_problems(session, problems)
@@ -291,6 +297,8 @@ def run(
                 "margin": margin / 100,
                 "limit": limit,
                 **machine.settings(),
+                **where,
+                "workers": None if fleet is None else fleet.size,
                 "weights": machine.hashes,
             }
             truths = [image.truth for image in evaluation.images]

@@ -83,7 +83,10 @@ EngineOption = Annotated[
 ]
 DeviceOption = Annotated[
     str,
-    typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=_MACHINE),
+    typer.Option(
+        help="auto, cpu, cuda, cuda:1, mps; sr, detect and eval take several, a worker on each: 0,1,2,3.",
+        rich_help_panel=_MACHINE,
+    ),
 ]
 PrecisionOption = Annotated[
     str,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -72,6 +72,37 @@ class EvaluatedImage:
     fidelity: Mapping[str, Mapping[str, float]]
     upscale_ms: Mapping[str, float]
     upscaled_share: Mapping[str, float]  # of the pixels, by arm
+
+    def as_row(self) -> dict[str, Any]:
+        """As JSON has it."""
+        truth = {"xyxy": self.truth.xyxy, "class_id": self.truth.class_id, "crowd": self.truth.crowd}
+        return {
+            "name": self.name,
+            "size_wh": self.size_wh,
+            "truth": {key: array.tolist() for key, array in truth.items()},
+            "found_keys": [[*pair, key] for pair, key in self.found_keys.items()],
+            "fidelity": self.fidelity,
+            "upscale_ms": self.upscale_ms,
+            "upscaled_share": self.upscaled_share,
+        }
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> EvaluatedImage:
+        """From what `as_row` gave."""
+        truth = row["truth"]
+        return cls(
+            row["name"],
+            tuple(row["size_wh"]),
+            Truth(
+                np.array(truth["xyxy"], np.float64).reshape(-1, 4),
+                np.array(truth["class_id"], np.int64),
+                np.array(truth["crowd"], np.bool_),
+            ),
+            {(detector, arm): key for detector, arm, key in row["found_keys"]},
+            row["fidelity"],
+            row["upscale_ms"],
+            row["upscaled_share"],
+        )
 
 
 @dataclass(eq=False)

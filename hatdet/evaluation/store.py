@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ _TABLES = """
 CREATE TABLE IF NOT EXISTS pictures (key TEXT PRIMARY KEY, milliseconds REAL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS detections (key TEXT PRIMARY KEY, boxes BLOB, milliseconds REAL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS fidelity (key TEXT PRIMARY KEY, numbers TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS images (key TEXT PRIMARY KEY, row TEXT) WITHOUT ROWID;
 """
 
 
@@ -68,7 +70,8 @@ class Store:
         self.folder = folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(folder / "results.sqlite", timeout=60)
+            # A worker may be called from another thread than it began in, never from two at a time.
+            self._database = sqlite3.connect(folder / "results.sqlite", timeout=60, check_same_thread=False)
             self._database.executescript(_TABLES)
         except OSError as error:
             raise OptionsError(f"{folder} cannot be written: {error.strerror or error}") from error
@@ -101,6 +104,21 @@ class Store:
 
     def put_fidelity(self, key: str, numbers: Mapping[str, float]) -> None:
         self._put("INSERT OR REPLACE INTO fidelity VALUES (?, ?)", key, json.dumps(numbers))
+
+    def image(self, key: str) -> dict[str, Any] | None:
+        """What is known of a whole image, or None."""
+        row = self._one("SELECT row FROM images WHERE key = ?", key)
+        return None if row is None else json.loads(row[0])
+
+    def put_image(self, key: str, row: Mapping[str, Any]) -> None:
+        self._put("INSERT OR REPLACE INTO images VALUES (?, ?)", key, json.dumps(row))
+
+    def clear(self) -> None:
+        """Forget everything, pictures too."""
+        for table in ("pictures", "detections", "fidelity", "images"):
+            self._database.execute(f"DELETE FROM {table}")  # noqa: S608 (our own names)
+        self.commit()
+        shutil.rmtree(self.folder / "pictures", ignore_errors=True)
 
     def picture(self, key: str) -> Image | None:
         """The picture of that key, or None."""

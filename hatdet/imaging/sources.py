@@ -26,6 +26,8 @@ class Source:
         path: as given on the command line, joined with what was found below it.
         relative: below the given folder; the bare name for a file that was named itself. Results are written under it,
             so it never leads out of a folder.
+        url: where it is, if that is an object store; then `path` only stands for it.
+        state: of a file in an object store: what it looked like when it was listed.
 
     Raises:
         ValueError: it does.
@@ -33,6 +35,13 @@ class Source:
 
     path: Path
     relative: Path
+    url: str | None = None
+    state: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What messages and reports call it."""
+        return self.url or str(self.path)
 
     def __post_init__(self) -> None:
         if below(self.relative) != self.relative:
