@@ -75,3 +75,10 @@ def test_what_does_not_pass_makes_no_page(reliability, monkeypatch, code, more, 
 def test_a_tool_that_fails_makes_no_page(reliability):
     with pytest.raises(RuntimeError, match="ended with exit code 2"):
         reliability.last_line("tools/bench_writes.py --no-such-option")
+
+
+def test_the_page_has_a_line_for_each_row(reliability, rows):
+    """Which `python tools/reliability.py` writes: a row that is new or has other words is not on it until then."""
+    lines = (ROOT / "docs" / "reliability.md").read_text().splitlines()
+    for row in rows:
+        assert any(line.startswith(reliability.cells(row) + " | ") for line in lines), row
