@@ -219,8 +219,8 @@ def run(
         fleet = chosen_fleet(device, ray, ray_workers, ray_cores)
         if fleet is not None and (plan is not None or budget is not None):
             raise OptionsError("several workers take images: videos and --budget need one --device, and no --ray")
-        refuse_urls(inputs or [], output, fleet)
         where = Results(output)
+        refuse_urls(inputs or [], where, fleet)
         jobs: list[Job] = []
         sources: list[Source] = []
         if plan is None:
@@ -306,14 +306,19 @@ class _Run:
         before = self.manifest.done(job.source.path, job.picture, job.others)
         if before is None or (job.crops is not None and any(one["crop"] is None for one in before["detections"])):
             return False
-        self.reports[job.source.path] = {**before, "source": job.source.name}
+        self.remember(job, {**before, "source": job.source.name})
         return True
+
+    def remember(self, job: Job, report: dict[str, Any]) -> None:
+        """Hold a report until all are written; of a million images only if they are."""
+        if self.files.wanted:
+            self.reports[job.source.path] = report
 
     def keep(self, job: Job, done: Done) -> str:
         """Remember an image whose results are written; the line that says so."""
         from hatdet.cli.fleet import put
 
-        self.reports[job.source.path] = done.report
+        self.remember(job, done.report)
         if job.crops is not None:  # of other settings there may have been more
             for crop in {*self.manifest.files_of(job.picture)} - {*done.files}:
                 if job.crops in crop.parents and ".." not in crop.parts:

@@ -121,6 +121,11 @@ class ReportFiles:
     csv: str | None
     geojson: Path | None = None
 
+    @property
+    def wanted(self) -> bool:
+        """Whether there is any."""
+        return any(file is not None for file in (self.json, self.coco, self.csv, self.geojson))
+
     def places(self) -> list[Path]:
         """Looked at before the work and not after it.
 

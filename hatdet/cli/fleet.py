@@ -40,6 +40,7 @@ __all__ = [
 Job = TypeVar("Job")
 
 _CLUSTER = "Cluster"
+_STORES = re.compile(r"(s3|gs|gcs|az|abfs|memory)://")  # and http:// is a stream
 _STORE = re.compile(r"^(\w[\w+.-]+):/+(.*)$")  # what a path makes of a URL
 HERE = "here"  # --ray without an address
 _ADDRESS = re.compile(r"auto|local|ray://\S+|(\[[0-9A-Fa-f:]+\]|[\w.-]+):\d+")
@@ -48,8 +49,8 @@ RayOption = Annotated[
     str | None,
     typer.Option(
         help="Work on a Ray cluster: auto, local, HOST:PORT or ray://HOST:PORT; without an address RAY_ADDRESS, the "
-        "cluster of this machine, or a new one on it. Inputs and -o may be s3://, gs://. Needs hatdet[ray].",
-        metavar="[ADDRESS]",
+        "cluster of this machine, or a new one on it. Inputs and -o may be s3://, gs://. Needs the extra ray.",
+        metavar="ADDRESS",
         rich_help_panel=_CLUSTER,
     ),
 ]
@@ -67,14 +68,11 @@ class RayCommand(typer.core.TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Give a `--ray` that no address follows the one that stands for none."""
-        said: list[str] = []
-        for word, following in zip(args, [*args[1:], ""], strict=True):
-            said.append(word)
-            if word == "--":
-                said += args[len(said) :]
-                break
-            if word == "--ray" and not _ADDRESS.fullmatch(following):
-                said[-1] = f"--ray={HERE}"
+        end = args.index("--") if "--" in args else len(args)
+        said = list(args)
+        for place, following in enumerate([*args[1:end], ""]):
+            if said[place : place + 1] == ["--ray"] and not _ADDRESS.fullmatch(following):
+                said[place] = f"--ray={HERE}"
         return super().parse_args(ctx, said)
 
 
@@ -130,15 +128,15 @@ def settings_of(settings: Mapping[str, Any], fleet: Fleet | None, precision: str
     return {**settings, "device": fleet.kind, "precision": precision}
 
 
-def refuse_urls(inputs: Sequence[str], output: Path, fleet: Fleet | None) -> None:
+def refuse_urls(inputs: Sequence[str], where: Results, fleet: Fleet | None) -> None:
     """Raise an OptionsError for an object store that only workers of a cluster reach."""
     from hatdet.core.errors import OptionsError
     from hatdet.deploy.cluster import RayCluster
 
     if isinstance(fleet, RayCluster):
         return
-    for text in (*inputs, str(output)):
-        if re.match(r"^(s3|gs|gcs|az|abfs|memory):/", text):
+    for text in (*inputs, where.name(where.output)):
+        if _STORES.match(text):
             raise OptionsError(f"{text}: object stores are read and written with --ray")
 
 
