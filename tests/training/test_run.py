@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -376,9 +377,9 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
 TORCHRUN += ["--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]  # any port that is free
 
 
-def together(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+def together(arguments: list[str], count: int = 2) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*TORCHRUN, "-m", "hatdet.training", *arguments],
+        [*TORCHRUN, f"--nproc_per_node={count}", "-m", "hatdet.training", *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -403,6 +404,61 @@ def test_two_processes_train_as_one_with_twice_the_batch(tmp_path):
     train(options)
     one = saved(tmp_path / "experiments" / "one", 4)
     assert_same(saved(tmp_path / "experiments" / "two", 4), one, 2e-5)
+
+
+def losses(folder: Path) -> list[float]:
+    """Of each iteration, as the log has them: averaged over the processes."""
+    (file,) = folder.glob("train_*.log")
+    return [float(found) for found in re.findall(r"l_pix: (\S+)", file.read_text())]
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_processes_have_the_loss_curve_of_one_with_their_global_batch(tmp_path, count):
+    changes = ["network_g:drop_path_rate=0.0", "logger:save_checkpoint_freq=6"]
+    file = option_file(tmp_path, 6, name="many")
+    done = together(
+        ["-opt", str(file), "--force_yml", *changes, f"datasets:train:batch_size_per_gpu={4 // count}"], count
+    )
+    assert done.returncode == 0, done.stderr
+    options = tiny_options(tmp_path, 6, name="one")
+    options["network_g"]["drop_path_rate"] = 0.0
+    options["datasets"]["train"]["batch_size_per_gpu"] = 4
+    train(options)
+    one, many = (tmp_path / "experiments" / name for name in ("one", "many"))
+    assert len(losses(one)) == 6
+    assert losses(many) == pytest.approx(losses(one), rel=1e-3)  # four digits are logged
+    assert_same(saved(many, 6), saved(one, 6), 2e-5)
+
+
+ELASTIC = """
+import os, signal, sys
+from hatdet.training import run
+real = run._Run.step
+def step(self, iteration):
+    if iteration == 7 and self.team.rank == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(self, iteration)
+run._Run.step = step
+from hatdet.cli.app import app
+app(["train", *sys.argv[1:]])
+"""
+
+
+@pytest.mark.slow
+def test_a_team_that_loses_a_process_begins_again_at_its_last_checkpoint(tmp_path):
+    (tmp_path / "elastic.py").write_text(ELASTIC)
+    file = option_file(tmp_path, 10)
+    done = subprocess.run(
+        [*TORCHRUN, "--max-restarts=1", str(tmp_path / "elastic.py"), "-opt", str(file), "--auto_resume"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("Resuming from iteration 4") == 1
+    whole = together(["-opt", str(option_file(tmp_path, 10, name="whole"))])
+    assert whole.returncode == 0, whole.stderr
+    experiments = tmp_path / "experiments"
+    assert_same(saved(experiments / "tiny", 10), saved(experiments / "whole", 10))
 
 
 SLOW = """
