@@ -91,6 +91,8 @@ def join(launcher: str, dist_params: dict[str, Any], num_gpu: int) -> Team:
     backend = dist_params.get("backend") if num_gpu else None  # nccl cannot work without GPUs, whatever a file says
     timeout = timedelta(seconds=dist_params.get("timeout", 1800))
     store, _, _ = next(iter(rendezvous("env://", rank, size, timeout=timedelta(minutes=5))))
+    # torchrun's store outlives processes that it begins again, which are not to find the addresses of the dead.
+    store = PrefixStore(f"life{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     distributed.init_process_group(
         backend or ("nccl" if num_gpu else "gloo"),
         store=PrefixStore("group", store),
