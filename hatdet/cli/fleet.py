@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -146,11 +146,17 @@ class Results:
     Attributes:
         output: as `-o` names it, and as it begins the paths of results in jobs.
         store: the object store that `output` only stands for; None for a folder.
+
+    Raises:
+        OptionsError: a URL of this machine.
     """
 
     def __init__(self, output: Path) -> None:
+        from hatdet.core.errors import OptionsError
         from hatdet.runs.storage import StoredFolder
 
+        if str(output).startswith("file:/"):
+            raise OptionsError(f"-o takes a folder of this machine by its path, not as {output}")
         match = _STORE.match(str(output))
         self.output, self.store = output, StoredFolder(f"{match[1]}://{match[2]}") if match else None
 
@@ -250,8 +256,9 @@ def over(
             jobs, steps.read, steps.compute, lambda job, made: keep(job, steps.write(job, made)), stopping
         )
         return
-    for job, finish in fleet.over(work, jobs, stopping):
-        yield job, partial(_kept, keep, job, finish)
+    with closing(fleet.over(work, jobs, stopping)) as running:
+        for job, finish in running:
+            yield job, partial(_kept, keep, job, finish)
 
 
 def _kept(keep: Callable[[Job, Done], str], job: Job, finish: Callable[[], Done]) -> str:

@@ -232,6 +232,7 @@ def test_sr_reads_an_object_store_and_names_what_is_broken_in_it(images, s3):
     [
         (("sr", "s3://survey/in"), "s3://survey/in: object stores are read and written with --ray"),
         (("sr", "in", "-o", "s3://survey/out"), "s3://survey/out: object stores are read and written with --ray"),
+        (("sr", "in", "-o", "file:///tmp/out"), "-o takes a folder of this machine by its path, not as file:/tmp/out"),
         (("sr", "in", "--ray-workers", 2), "--ray-workers goes with --ray"),
         (("sr", "in", "--ray", "--device", "cpu"), "--device cpu does not go with --ray"),
         (("sr", "memory://nothing", "--ray"), "memory://nothing contains no images"),
