@@ -11,12 +11,6 @@ from hatdet.deploy.cluster import RETRIES, RayCluster
 from tests.deploy.test_fleet import Doubling
 
 
-@pytest.fixture
-def cluster() -> RayCluster:
-    """Two workers, with what tests of another process may have set out of the way."""
-    return RayCluster("local", workers=2)
-
-
 def outcomes(cluster: RayCluster, work: Doubling, count: int) -> tuple[dict[int, int], dict[int, str]]:
     found, broken = {}, {}
     for number, finish in cluster.over(work, list(range(count))):
@@ -29,22 +23,31 @@ def outcomes(cluster: RayCluster, work: Doubling, count: int) -> tuple[dict[int,
     return found, broken
 
 
-def test_every_item_comes_once_and_one_that_kills_workers_is_given_up(cluster, caplog, capfd):
-    with cluster.joined(), caplog.at_level(logging.WARNING, "hatdet"):
-        found, broken = outcomes(cluster, Doubling(killer=14), 40)
+BROKEN = {number: f"{number} is broken" for number in range(40) if number % 10 < 3}
+DONE = {number: 2 * number for number in range(40) if number % 10 >= 3}
+
+
+def test_every_item_comes_once_with_its_result_or_its_error(capfd):
+    cluster = RayCluster("local", workers=2)
+    with cluster.joined():  # once for all: it takes seconds
         assert (cluster.size, cluster.kind) == (2, "cpu")
+        assert outcomes(cluster, Doubling(), 40) == (DONE, BROKEN)
         with pytest.raises(WeightsError, match="no such weights"):
             outcomes(cluster, Doubling(refused=True), 8)
-    assert found == {number: 2 * number for number in range(40) if number % 10 >= 3 and number != 14}
-    assert broken.pop(14) == f"given up: {RETRIES} workers were lost (killed, or out of memory) while they worked on it"
-    assert broken == {number: f"{number} is broken" for number in range(40) if number % 10 < 3}
-    assert "workers were lost (killed, or out of memory): their images were done again" in caplog.messages
+        with pytest.raises(DeviceError, match=r"has room for \d+ workers with 1 cores each, not for 4096"):
+            outcomes(RayCluster("local", workers=4096), Doubling(), 1)
     assert capfd.readouterr().out == ""  # results go there
 
 
-def test_more_workers_than_there_is_room_for_are_refused():
-    with pytest.raises(DeviceError, match=r"has room for \d+ workers with 1 cores each, not for 4096"):
-        list(RayCluster("local", workers=4096).over(Doubling(), [1]))
+@pytest.mark.slow
+def test_an_item_that_kills_workers_is_given_up_and_no_other(caplog, capfd):
+    with caplog.at_level(logging.WARNING, "hatdet"):
+        found, broken = outcomes(RayCluster("local", workers=2), Doubling(killer=14), 40)
+    assert broken.pop(14) == f"given up: {RETRIES} workers were lost (killed, or out of memory) while they worked on it"
+    assert found == {number: twice for number, twice in DONE.items() if number != 14}
+    assert broken == BROKEN
+    assert "workers were lost (killed, or out of memory): their images were done again" in caplog.messages
+    assert capfd.readouterr().out == ""
 
 
 def test_a_cluster_that_is_not_there_is_refused():
