@@ -186,7 +186,7 @@ def main() -> int:
     wrong: list[str] = []
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        few = max(8, given.images // 5)
+        few = max(8, given.images // 10)
         for folder, count in (("few", few), ("all", given.images)):
             write_images(work / folder, count)
         ways = {

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train on several nodes under Slurm, a process for each GPU. UNTESTED: it was written without a cluster at hand.
 #
-#     sbatch tools/train_slurm.sh options/train/train_HAT_SRx4_from_scratch.yml [KEY:SUB=VALUE ...]
+#     sbatch tools/train_slurm.sh options/train/train_HAT_SRx4_ImageNet_from_scratch.yml [KEY:SUB=VALUE ...]
 #
 # A node that is lost ends the processes; torchrun starts them again, up to --max-restarts times, and --auto_resume goes
 # on from the last complete checkpoint (logger:save_checkpoint_freq says how many iterations that is). A job that is
