@@ -12,6 +12,7 @@ from hatdet.cli.steps import Done
 if TYPE_CHECKING:
     from hatdet.core.types import Image, Upscaler
     from hatdet.imaging.carried import Carried
+    from hatdet.imaging.encoding import Format
     from hatdet.imaging.files import Pixels
     from hatdet.imaging.sources import Source
     from hatdet.imaging.windows import Windows
@@ -61,6 +62,13 @@ class Making:
     quality: int | None
     max_pixels: int | None
 
+    @property
+    def kind(self) -> Format:
+        """The format, by any of its names."""
+        from hatdet.imaging.encoding import checked_format
+
+        return checked_format(self.form, self.quality)
+
     def __call__(self, device: str) -> _Steps:
         return self.steps(Session(True, False), device)
 
@@ -101,7 +109,7 @@ class _Steps:
     @property
     def banded(self) -> bool:
         """Whether a result may be written in bands."""
-        return self.making.form == "tiff" and self.making.how.outscale is None
+        return self.making.kind.name == "TIFF" and self.making.how.outscale is None
 
     def read(self, job: UpscalingJob) -> Read:
         from hatdet.cli.huge import read_or_open
@@ -131,13 +139,11 @@ class _Steps:
         return state, (to_array(larger), kept), (image.width, image.height), (larger.width, larger.height)
 
     def write(self, job: UpscalingJob, made: Larger) -> Done:
-        from hatdet.imaging.encoding import checked_format
         from hatdet.imaging.files import write_carried
 
         state, to_write, size, larger = made
         if to_write is not None:
-            kind = checked_format(self.making.form, self.making.quality)
-            write_carried(*to_write, job.target, kind, self.making.quality, of=Path(job.source.name))
+            write_carried(*to_write, job.target, self.making.kind, self.making.quality, of=Path(job.source.name))
         report = {"width": larger[0], "height": larger[1], "source_width": size[0], "source_height": size[1]}
         text = f"{'x'.join(map(str, size))} -> {'x'.join(map(str, larger))}"
         return Done(state, [job.target], report, text)

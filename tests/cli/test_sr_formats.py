@@ -130,6 +130,14 @@ def test_a_place_on_the_map_is_kept_in_a_tiff(here):
     assert "in/a.tif: the place on the map lost in a file of the kind PNG" in lost.stderr
 
 
+def test_the_short_name_of_tiff_is_written_in_bands_too(here, monkeypatch):
+    write_carried(np.zeros((90, 70, 3), np.uint8), Carried(), Path("in/a.png"), FORMATS["png"])
+    monkeypatch.setattr("hatdet.sr.upscalers.CANVAS_BUDGET", 1000)
+    sr("in", "--upscaler", "tiny.pth", "--scale", 2, "--format", "tif", "--tile", 32, "-o", "banded")
+    with tifffile.TiffFile("banded/a.tif") as made:
+        assert made.pages[0].is_tiled
+
+
 @pytest.mark.parametrize("suffix", ["tif", "png"])
 def test_a_canvas_over_the_budget_is_written_in_bands_and_is_the_same(here, monkeypatch, suffix):
     samples = np.random.default_rng(0).integers(0, 256, (90, 70, 4)).astype(np.uint8)
