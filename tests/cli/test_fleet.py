@@ -19,7 +19,6 @@ import fsspec
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from moto.server import ThreadedMotoServer
 from typer.testing import CliRunner, Result
 
 from hatdet.cli.app import app
@@ -167,19 +166,15 @@ def test_a_cluster_that_was_interrupted_goes_on(folder, monkeypatch):
 # ------------------------------------------------------------------------------------------------- object stores
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    served = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    served.start()
-    host, port = served.get_host_and_port()
-    yield f"http://{host}:{port}"
-    served.stop()
-
-
 @pytest.fixture
-def s3(server, monkeypatch) -> Any:
+def s3(s3_server, monkeypatch) -> Any:
     """S3, with the images of the working folder in s3://survey/in."""
-    settings = {"ENDPOINT_URL": server, "ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b", "DEFAULT_REGION": "us-east-1"}
+    settings = {
+        "ENDPOINT_URL": s3_server,
+        "ACCESS_KEY_ID": "a",
+        "SECRET_ACCESS_KEY": "b",
+        "DEFAULT_REGION": "us-east-1",
+    }
     for name, value in settings.items():
         monkeypatch.setenv(f"AWS_{name}", value)
     client = boto3.client("s3")

@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from hatdet.core.errors import InputError, OptionsError
 from hatdet.runs.storage import StoredFolder, is_url, local_path
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    served = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    served.start()
-    host, port = served.get_host_and_port()
-    yield f"http://{host}:{port}"
-    served.stop()
-
-
 @pytest.fixture
-def bucket(server, monkeypatch) -> str:
+def bucket(s3_server, monkeypatch) -> str:
     for name, value in {
-        "AWS_ENDPOINT_URL": server,
+        "AWS_ENDPOINT_URL": s3_server,
         "AWS_ACCESS_KEY_ID": "anyone",
         "AWS_SECRET_ACCESS_KEY": "anything",
         "AWS_DEFAULT_REGION": "us-east-1",
