@@ -248,7 +248,7 @@ def run(
             evaluation, classes, machine = comparing.load(session, device_of(device, fleet), store)
             problems: list[Any] = list(found.problems)
             read: list[Sample] = []
-            where = settings_of({"device": str(machine.torch_device)}, fleet, machine.dtype)
+            where = settings_of({"device": str(machine.torch_device)}, fleet, precision)
             try:
                 running = evaluated(samples, comparing, evaluation, classes, session, fleet, where)
                 for sample, finish in session.over(running, "evaluating", len(samples)):
