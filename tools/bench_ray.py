@@ -4,10 +4,11 @@
     python tools/bench_ray.py --images 40 --kills 2
     python tools/bench_ray.py --driver    # how many images a second the process that hands them out can keep up with
 
-Every command has one thread a worker, and the network is HAT-XS. Seconds are those of the whole command, start and all;
-`a second` is the rate between two sizes of the same work, in which the start is not. With --kills the workers of a run
-are killed (SIGKILL) one by one while it works; afterwards its results are counted, and its boxes compared with the
-plain command's. Exit code 1 if anything is missing, twice or different.
+Every command has one thread a worker, and the network is HAT-XS. Commands take turns, --rounds times, since a machine
+is not always equally fast; numbers are means. Seconds are those of the whole command, start and all; `a second` is the
+rate between two sizes of the same work, in which the start is not. With --kills the workers of a run are killed
+(SIGKILL) one by one while it works; afterwards its results are counted, and its boxes compared with the plain
+command's. Exit code 1 if anything is missing, twice or different.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -172,6 +174,7 @@ def driver_rate(items: int) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=500)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--driver", action="store_true")
     parser.add_argument("--items", type=int, default=40_000, help="of --driver")
@@ -192,14 +195,19 @@ def main() -> int:
             "Ray, one worker": ["--ray=local", "--ray-workers", "1"],
             "Ray, two workers": ["--ray=local", "--ray-workers", "2"],
         }
-        seconds, rates = {}, {}
-        print(f"{given.images} images of {SIDE}x{SIDE}, one thread a worker")
-        for number, (way, arguments) in enumerate(ways.items()):
-            some = run(work / "few", work / f"few{number}", *arguments).seconds
-            whole = run(work / "all", work / f"all{number}", *arguments).seconds
-            seconds[way], rates[way] = whole, (given.images - few) / (whole - some)
-            print(f"{way:22s} {whole:7.1f} s   {rates[way]:6.2f} images a second", flush=True)
-            wrong += differences(work / "all0", work / f"all{number}")
+        some, whole = dict.fromkeys(ways, 0.0), dict.fromkeys(ways, 0.0)  # seconds, of all rounds
+        print(f"{given.images} images of {SIDE}x{SIDE}, one thread a worker, {given.rounds} rounds", flush=True)
+        for _ in range(given.rounds):
+            for number, (way, arguments) in enumerate(ways.items()):
+                for folder, took in (("few", some), ("all", whole)):
+                    out = work / f"{folder}{number}"
+                    shutil.rmtree(out, ignore_errors=True)
+                    took[way] += run(work / folder, out, *arguments).seconds
+                wrong += differences(work / "all0", work / f"all{number}")
+        seconds = {way: whole[way] / given.rounds for way in ways}
+        rates = {way: (given.images - few) * given.rounds / (whole[way] - some[way]) for way in ways}
+        for way in ways:
+            print(f"{way:22s} {seconds[way]:7.1f} s   {rates[way]:6.2f} images a second", flush=True)
         plain, one, two = ways
         print(f"one worker beside the plain command: {100 * (seconds[one] / seconds[plain] - 1):+.1f} % of the time")
         print(

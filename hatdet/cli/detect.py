@@ -60,6 +60,7 @@ _DECIDED_BY_CHAIN = (
     *("overlap", "batch", "weights", "conf", "iou", "classes", "max_det", "imgsz"),
     *("slice_size", "slice_overlap", "merge"),
 )
+_NOT_BY_SEVERAL = "several workers take images: videos and --budget need one --device, and no --ray"
 
 
 def run(
@@ -191,10 +192,10 @@ def run(
         from hatdet.cli.resumable import check_on_error
         from hatdet.cli.steps import ImageWork
         from hatdet.core.errors import OptionsError
-        from hatdet.imaging.files import MAX_PIXELS
-        from hatdet.imaging.map_coordinates import require_rasterio
 
         if geojson is not None:
+            from hatdet.imaging.map_coordinates import require_rasterio
+
             require_rasterio()
         check_on_error(on_error)
         check_regions(upscale, regions, max_share, budget)
@@ -215,28 +216,33 @@ def run(
             raise OptionsError("--save-sr writes upscaled images: it needs --upscale")
         refuse_beside_engine(context, _DECIDED_BY_UPSCALER if upscale else _DECIDED_BY_CHAIN, engine)
         files = ReportFiles(json_file, coco, csv, geojson)
-        plan = plan_videos(context, inputs or [], output, frames, track, json_file)
         fleet = chosen_fleet(device, ray, ray_workers, ray_cores)
-        if fleet is not None and (plan is not None or budget is not None):
-            raise OptionsError("several workers take images: videos and --budget need one --device, and no --ray")
+        if fleet is not None and budget is not None:
+            raise OptionsError(_NOT_BY_SEVERAL)
         where = Results(output)
         refuse_urls(inputs or [], where, fleet)
-        jobs: list[Job] = []
-        sources: list[Source] = []
-        if plan is None:
-            sources = _sources(session, inputs, where)
-            jobs = planned(sources, output, labels=save_txt, larger=save_sr, crops=save_crop, reports=files.places())
-        finding = Finding(enlarging if upscale else None, looking, engine, precision, max_pixels or MAX_PIXELS)
         with joined(fleet):
+            from hatdet.imaging.files import MAX_PIXELS
+
+            max_pixels = max_pixels or MAX_PIXELS
+            plan = plan_videos(context, inputs or [], output, frames, track, json_file)
+            if fleet is not None and plan is not None:
+                raise OptionsError(_NOT_BY_SEVERAL)
+            jobs: list[Job] = []
+            sources: list[Source] = []
+            if plan is None:
+                sources, reports = _sources(session, inputs, where), files.places()
+                jobs = planned(sources, output, labels=save_txt, larger=save_sr, crops=save_crop, reports=reports)
+            finding = Finding(enlarging if upscale else None, looking, engine, precision, max_pixels)
             chain = finding.chain(session, device_of(device, fleet))
             started = time.perf_counter()
             try:
                 if plan is not None:
-                    detect_in_videos(session, plan, chain, max_pixels or MAX_PIXELS, on_error)
+                    detect_in_videos(session, plan, chain, max_pixels, on_error)
                     return
                 settings = settings_of(chain.settings, fleet, precision)
                 manifest = manifest_of(fleet, where, settings, sources)
-                steps = DetectingSteps(session, chain, max_pixels or MAX_PIXELS)
+                steps = DetectingSteps(session, chain, max_pixels)
                 images = _Run(session, steps, files, manifest, where)
                 work = ImageWork(finding, output, where.store)
                 images.over(jobs, work, fleet, overwrite=overwrite, stop=on_error == "stop")

@@ -36,11 +36,11 @@ def checked_budget(text: str | None, upscale: bool, engine: Path | None, slices:
     Raises:
         OptionsError: something that is no time, or beside what leaves it nothing to choose.
     """
+    if text is None:
+        return None
     from hatdet.core.errors import OptionsError
     from hatdet.deploy.budget import parse_budget
 
-    if text is None:
-        return None
     if not upscale:
         raise OptionsError("--budget chooses how images are upscaled: it needs --upscale")
     for option, value in (("--engine", engine), ("--slice", slices)):

@@ -95,7 +95,6 @@ def chosen_fleet(device: str, ray: str | None, workers: int | None, cores: int) 
         OptionsError: options that contradict each other; Ray is not there.
         DeviceError: a device that is not there.
     """
-    from hatdet.core.device import choose_device
     from hatdet.core.errors import OptionsError
     from hatdet.deploy.cluster import RayCluster
     from hatdet.deploy.fleet import Devices
@@ -106,6 +105,8 @@ def chosen_fleet(device: str, ray: str | None, workers: int | None, cores: int) 
             raise OptionsError("--ray-workers goes with --ray")
         if len(names) == 1:
             return None
+        from hatdet.core.device import choose_device
+
         return Devices([str(choose_device(name)) for name in names])
     if device != "auto":
         raise OptionsError(f"--device {device} does not go with --ray, which has a GPU, or cores, for each worker")
@@ -113,7 +114,7 @@ def chosen_fleet(device: str, ray: str | None, workers: int | None, cores: int) 
 
 
 def joined(fleet: Fleet | None) -> AbstractContextManager[object]:
-    """Be part of a cluster, if it is one."""
+    """Be part of a cluster, if it is one. What comes before imports nothing heavy: the start of one takes as long."""
     from hatdet.deploy.cluster import RayCluster
 
     return fleet.joined() if isinstance(fleet, RayCluster) else nullcontext()

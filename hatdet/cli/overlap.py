@@ -20,12 +20,14 @@ def overlapped(
     compute: Callable[[Item, Read], Computed],
     write: Callable[[Item, Computed], Written],
     stopping: Callable[[], bool] = lambda: False,
+    *,
+    first_at_once: bool = True,
 ) -> Generator[tuple[Item, Callable[[], Written]]]:
     """Go through the items in their order; each comes with a function that gives its result, or raises what went wrong.
 
     `compute` runs in the calling thread. One image is read ahead and one is written behind, in a thread each, so no
     more than three are in memory. What comes out is one item behind what is computed: its function waits for its
-    writing. Only the first comes at once, since somebody may be waiting for it. Once `stopping` says so no further item
+    writing. Only the first comes at once, if somebody may be waiting for it. Once `stopping` says so no further item
     is computed. An interruption ends the computing; what was begun to be written is written.
     """
     with ThreadPoolExecutor(1, "reader") as reader, ThreadPoolExecutor(1, "writer") as writer:
@@ -41,7 +43,7 @@ def overlapped(
             if behind is not None:
                 yield behind[0], behind[1].result
             behind = item, result
-            if number == 0:
+            if number == 0 and first_at_once:
                 yield item, result.result
                 behind = None
         if behind is not None:

@@ -126,10 +126,7 @@ def run(
         from hatdet.cli.sr_steps import Making, Upscaling, UpscalingJob
         from hatdet.cli.steps import ImageWork
         from hatdet.core.errors import OptionsError
-        from hatdet.imaging.encoding import checked_format
-        from hatdet.imaging.sources import check_results, result_paths
 
-        checked_format(form, quality)
         if outscale is not None and not 0 < outscale <= _LARGEST_OUTSCALE:
             raise OptionsError(f"--outscale must be above 0 and at most {_LARGEST_OUTSCALE}, got {outscale:g}")
         check_on_error(on_error)
@@ -139,11 +136,15 @@ def run(
         fleet = chosen_fleet(device, ray, ray_workers, ray_cores)
         where = Results(output)
         refuse_urls(inputs, where, fleet)
-        sources = sources_of(inputs, [output, *RESULTS], where.store)
-        targets = result_paths(sources, output, f".{form}")
-        check_results(sources, targets)
-        jobs = [UpscalingJob(*one) for one in zip(sources, targets, strict=True)]
         with joined(fleet):
+            from hatdet.imaging.encoding import checked_format
+            from hatdet.imaging.sources import check_results, result_paths
+
+            checked_format(form, quality)
+            sources = sources_of(inputs, [output, *RESULTS], where.store)
+            targets = result_paths(sources, output, f".{form}")
+            check_results(sources, targets)
+            jobs = [UpscalingJob(*one) for one in zip(sources, targets, strict=True)]
             steps = making.steps(session, device_of(device, fleet))
             settings = settings_of(steps.settings(), fleet, precision)
             started = time.perf_counter()

@@ -90,6 +90,7 @@ class ImageWork:
                     lambda visit: visit.read(steps),
                     lambda visit, found: steps.compute(visit.job, found),
                     lambda visit, made: visit.write(steps, made),
+                    first_at_once=False,
                 )
             ) as running:
                 for visit, finish in running:

@@ -7,10 +7,12 @@ import os
 import pickle
 import socket
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,7 +59,10 @@ class RayCluster:
         for name, value in _QUIET.items():
             os.environ.setdefault(name, value)  # read by Ray when it is imported
         try:
-            import ray.data  # noqa: F401
+            import ray  # noqa: F401  (ray.data takes seconds, which it has while a cluster starts)
+
+            if find_spec("pyarrow") is None:
+                raise ImportError("pyarrow is not installed")
         except ImportError as error:
             raise OptionsError(f"--ray needs Ray: pip install 'hatdet[ray]' ({error})") from error
 
@@ -73,9 +78,15 @@ class RayCluster:
         ours = not ray.is_initialized()
         if ours:
             _reach(self.address)
+            threading.Thread(target=_import, daemon=True).start()  # while other processes start
             try:
                 with _without_stderr():  # on which it says that it was told to be quiet
-                    ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR)
+                    ray.init(
+                        address=self.address,
+                        include_dashboard=False,
+                        log_to_driver=False,
+                        logging_level=logging.ERROR,
+                    )
             except Exception as error:  # Ray raises that very class where it did not start
                 where = "could be started here" if self.address in (None, "local") else f"is at {self.address}"
                 raise DeviceError(f"no Ray cluster {where}: {' '.join(str(error).split())}") from error
@@ -141,6 +152,13 @@ class RayCluster:
         )
         for row in computed.iter_rows():
             yield int(row["number"]), pickle.loads(row["outcomes"]), int(row["tried"])  # noqa: S301 (our own workers')
+
+
+def _import() -> None:
+    """What takes seconds to import; who needs it says what is wrong with it."""
+    with suppress(Exception):
+        import ray.data  # noqa: F401
+        import torch  # noqa: F401
 
 
 def _reach(address: str | None) -> None:
