@@ -18,9 +18,9 @@ MAY_IMPORT = {
     "imaging": {"core"},
     "sr": {"core", "blocks", "imaging"},
     "detection": {"core", "blocks", "imaging"},
-    "evaluation": {"core", "imaging"},
+    "evaluation": {"core", "imaging", "runs"},
     "training": {"core", "imaging", "sr", "detection", "evaluation"},
-    "runs": {"core"},
+    "runs": {"core", "imaging"},
     "deploy": {"core", "imaging", "blocks", "sr", "detection"},
     "cli": {"core", "imaging", "sr", "detection", "evaluation", "training", "runs", "deploy"},
 }

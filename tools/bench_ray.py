@@ -1,7 +1,7 @@
 """What a Ray cluster costs and brings on this machine, beside the plain command, and what it loses when workers die.
 
     python tools/bench_ray.py             # 500 small images: the plain command, one worker, two workers, 10 kills
-    python tools/bench_ray.py --images 40 --kills 2
+    python tools/bench_ray.py --side 96 --rounds 1 --kills 0    # of images that are not quite as small
     python tools/bench_ray.py --driver    # how many images a second the process that hands them out can keep up with
 
 Every command has one thread a worker, and the network is HAT-XS. Commands take turns, --rounds times, since a machine
@@ -32,13 +32,12 @@ import psutil
 
 from hatdet.deploy.fleet import Outcome
 
-SIDE = 64  # of the images: cars, people and a bus in 64x64 pixels
 IOU, CONFIDENCE = 0.999, 1e-4
 ACTOR = "MapWorker"  # in the names of Ray Data's workers
 
 
-def write_images(folder: Path, count: int) -> None:
-    """Parts of the sample photos, reduced four times, each of them another."""
+def write_images(folder: Path, count: int, side: int = 64) -> None:
+    """Parts of the sample photos, reduced four times, of so many pixels each way: cars, people, a bus."""
     from hatdet.core.types import Image
     from hatdet.imaging.files import read_image, write_image
     from hatdet.imaging.resize import reduced
@@ -48,8 +47,8 @@ def write_images(folder: Path, count: int) -> None:
     random = np.random.default_rng(0)
     for number in range(count):
         photo = photos[number % len(photos)]
-        y, x = (int(random.integers(side - SIDE)) for side in photo.shape[1:])
-        write_image(Image(photo[:, y : y + SIDE, x : x + SIDE].contiguous()), folder / f"{number:04d}.png")
+        y, x = (int(random.integers(whole - side)) for whole in photo.shape[1:])
+        write_image(Image(photo[:, y : y + side, x : x + side].contiguous()), folder / f"{number:04d}.png")
 
 
 @dataclass(frozen=True)
@@ -174,6 +173,7 @@ def driver_rate(items: int) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=500)
+    parser.add_argument("--side", type=int, default=64, help="pixels")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--driver", action="store_true")
@@ -189,14 +189,17 @@ def main() -> int:
         work = Path(name)
         few = max(8, given.images // 10)
         for folder, count in (("few", few), ("all", given.images)):
-            write_images(work / folder, count)
+            write_images(work / folder, count, given.side)
         ways = {
             "the plain command": ["--device", "cpu"],
             "Ray, one worker": ["--ray=local", "--ray-workers", "1"],
             "Ray, two workers": ["--ray=local", "--ray-workers", "2"],
         }
         some, whole = dict.fromkeys(ways, 0.0), dict.fromkeys(ways, 0.0)  # seconds, of all rounds
-        print(f"{given.images} images of {SIDE}x{SIDE}, one thread a worker, {given.rounds} rounds", flush=True)
+        print(
+            f"{given.images} images of {given.side}x{given.side}, one thread a worker, {given.rounds} rounds",
+            flush=True,
+        )
         for _ in range(given.rounds):
             for number, (way, arguments) in enumerate(ways.items()):
                 for folder, took in (("few", some), ("all", whole)):

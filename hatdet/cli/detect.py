@@ -46,8 +46,7 @@ if TYPE_CHECKING:
     from hatdet.cli.steps import Done, ImageWork
     from hatdet.deploy.fleet import Fleet
     from hatdet.imaging.sources import Source
-    from hatdet.runs.manifest import Manifest
-    from hatdet.runs.parts import Parts
+    from hatdet.runs.manifest import Record
 
 __all__ = ["run"]
 
@@ -188,7 +187,7 @@ def run(
         from hatdet.cli.detect_slices import Slicing
         from hatdet.cli.detect_steps import DetectingSteps, Finding
         from hatdet.cli.detect_video import detect_in_videos, plan_videos
-        from hatdet.cli.fleet import Results, chosen_fleet, device_of, joined, manifest_of, refuse_urls, settings_of
+        from hatdet.cli.fleet import Results, chosen_fleet, device_of, joined, record_of, refuse_urls, settings_of
         from hatdet.cli.resumable import check_on_error
         from hatdet.cli.steps import ImageWork
         from hatdet.core.errors import OptionsError
@@ -241,7 +240,7 @@ def run(
                     detect_in_videos(session, plan, chain, max_pixels, on_error)
                     return
                 settings = settings_of(chain.settings, fleet, precision)
-                manifest = manifest_of(fleet, where, settings, sources)
+                manifest = record_of(fleet, where, settings, sources)
                 steps = DetectingSteps(session, chain, max_pixels)
                 images = _Run(session, steps, files, manifest, where)
                 work = ImageWork(finding, output, where.store)
@@ -254,9 +253,9 @@ def run(
 
 def _sources(session: Session, inputs: Sequence[str] | None, where: Results) -> list[Source]:
     """The images that are named; without any, samples that are written for the purpose."""
-    from hatdet.cli.fleet import sources_of
     from hatdet.imaging.sample_photos import SAMPLE_REDUCTION, write_samples
     from hatdet.imaging.sources import find_sources
+    from hatdet.runs.inputs import sources_of
 
     if inputs:
         return sources_of(inputs, [where.output, *RESULTS], where.store)
@@ -270,7 +269,7 @@ class _Run:
     """The loop over the images, and what is remembered of them."""
 
     def __init__(
-        self, session: Session, steps: DetectingSteps, files: ReportFiles, manifest: Manifest | Parts, where: Results
+        self, session: Session, steps: DetectingSteps, files: ReportFiles, manifest: Record, where: Results
     ) -> None:
         self.session, self.steps, self.files, self.manifest, self.where = session, steps, files, manifest, where
         self.reports: dict[Path, Any] = {}  # of this run, and of those before it

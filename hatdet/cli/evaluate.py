@@ -32,6 +32,7 @@ from hatdet.cli.options import (
 
 if TYPE_CHECKING:
     from hatdet.cli.session import Session
+    from hatdet.core.types import Image
     from hatdet.evaluation.joint import JointEvaluation
     from hatdet.evaluation.low_resolution import LowResolution
     from hatdet.evaluation.results import Results
@@ -52,7 +53,8 @@ def run(
     data: Annotated[
         Path,
         typer.Option(
-            help="Ultralytics data file (YAML: images and YOLO labels), or COCO annotations (JSON).",
+            help="Ultralytics data file (YAML: images and YOLO labels), or COCO annotations (JSON). It, its images "
+            "and labels, --images and --lr may be s3://, gs://.",
             metavar="FILE",
             rich_help_panel=_DATA,
         ),
@@ -201,7 +203,9 @@ def run(
         from hatdet.evaluation.results import describe_data, measure
         from hatdet.evaluation.samples import read_detection_data
         from hatdet.evaluation.store import Store
+        from hatdet.evaluation.stored_data import AnyFiles, here_or_stored, saying_urls
         from hatdet.imaging.degradations import Degradation
+        from hatdet.runs.storage import with_urls
 
         files = {option: name for option, name in (("json", json_file), ("html", html_file), ("csv", csv_file)) if name}
         for option, name in files.items():
@@ -216,15 +220,14 @@ def run(
         if no_reference and arms == DEFAULT_ARMS:
             arms = DEFAULT_ARMS.removesuffix(",hr")
         names = check_arms(arms.split(","), reference=not no_reference)
-        found = read_detection_data(data, images)
-        samples = list(found.split(split))[:limit]
+        there, called = AnyFiles(), with_urls(str(data))
+        with saying_urls():
+            found = read_detection_data(here_or_stored(data), images and here_or_stored(images), there)
+            samples = list(found.split(split))[:limit]
+            low_images = find_low_images(here_or_stored(lr), there) if lr else None
         sequences = _sequences(samples, groups)
-        how = LowResolution(
-            scale,
-            Degradation.read(degrade) if degrade else None,
-            find_low_images(lr) if lr else None,
-            reference=not no_reference,
-        )
+        degradation = Degradation.read(degrade) if degrade else None
+        how = LowResolution(scale, degradation, low_images, reference=not no_reference)
         frame = size_frame or ("source" if no_reference else "hr")
         slicing = Slicing(slice_size, slice_overlap, merge)
         slicing.check()
@@ -250,9 +253,9 @@ def run(
             read: list[Sample] = []
             where = settings_of({"device": str(machine.torch_device)}, fleet, precision)
             try:
-                running = evaluated(samples, comparing, evaluation, classes, session, fleet, where)
+                running = evaluated(samples, comparing, evaluation, classes, session, fleet, where, there)
                 for sample, finish in session.over(running, "evaluating", len(samples)):
-                    with session.one(sample.image):
+                    with session.one(with_urls(str(sample.image))):
                         problems += finish()
                         read.append(sample)
             except KeyboardInterrupt:
@@ -263,7 +266,7 @@ def run(
                 evaluation.images.sort(key=lambda image: order[image.name])
                 read.sort(key=lambda sample: order[sample.relative.as_posix()])
             if not read:
-                raise OptionsError(f"none of the {len(samples)} images of {data} could be evaluated")
+                raise OptionsError(f"none of the {len(samples)} images of {called} could be evaluated")
             left_out = _say_problems(session, problems)
             results = None
             for _ in session.over([None], "resampling"):
@@ -278,7 +281,7 @@ def run(
                 )
             assert results is not None
             settings = {
-                "data": str(data),
+                "data": called,
                 "split": split,
                 "scale": scale,
                 "images": len(read),
@@ -374,6 +377,11 @@ def _write_html(
     from hatdet.evaluation.gallery import make_gallery
     from hatdet.evaluation.low_resolution import read_pair
     from hatdet.evaluation.report import html_report
+    from hatdet.evaluation.stored_data import fetched
+
+    def read_low(index: int) -> Image:
+        with fetched(samples[index], how) as here:
+            return read_pair(here.sample, names, here.how).low
 
     gallery = []
     if results.primary_changes:
@@ -383,7 +391,7 @@ def _write_html(
             evaluation,
             results.primary_changes,
             (by_name[changed["changes"]["control"]], by_name[changed["arm"]]),
-            lambda index: read_pair(samples[index], names, how).low,
+            read_low,
             classes,
         )
     write_text(Path(file), html_report(report, gallery))

@@ -8,7 +8,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hatdet.evaluation.low_resolution import LowResolution
     from hatdet.evaluation.samples import Problem, Sample
     from hatdet.evaluation.store import Store, StoredDetections
+    from hatdet.evaluation.stored_data import AnyFiles
 
 __all__ = ["Comparing", "Evaluated", "EvaluationWork", "evaluated"]
 
@@ -85,11 +86,13 @@ class Comparing:
             InputError: as `read_pair`.
         """
         from hatdet.evaluation.low_resolution import read_pair
+        from hatdet.evaluation.stored_data import fetched
 
-        pair = read_pair(sample, self.names, self.how)
+        with fetched(sample, self.how) as here:
+            pair = read_pair(here.sample, self.names, here.how)
         truth = only_these(pair.truth(evaluation.frame_scale), classes)
         evaluation.add(sample.relative.as_posix(), pair.low, pair.reference, truth, part_done)
-        return list(pair.labels.problems)
+        return [replace(problem, text=here.said(problem.text)) for problem in pair.labels.problems]
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +150,7 @@ def evaluated(
     session: Session,
     fleet: Fleet | None,
     made_by: Mapping[str, Any],
+    files: AnyFiles,
     stopping: Callable[[], bool] = lambda: False,
 ) -> Generator[tuple[Sample, Callable[[], list[Problem]]]]:
     """Go through the samples; each comes with a function that puts it into the evaluation and gives its problems.
@@ -154,13 +158,14 @@ def evaluated(
     Args:
         fleet: None for this process alone.
         made_by: everything that an image's numbers follow from besides its sample and the arms and detectors.
+        files: where the samples are.
     """
     if fleet is None:
         for sample in samples:
             yield sample, lambda sample=sample: comparing.add(evaluation, classes, sample, session.part_done)  # type: ignore[misc]
         return
     store = evaluation.store
-    keys = {sample.image: _key(sample, comparing, evaluation, made_by) for sample in samples}
+    keys = {sample.image: _key(sample, comparing, evaluation, made_by, files) for sample in samples}
     left = []
     for sample in samples:
         row = store.image(keys[sample.image])
@@ -193,14 +198,15 @@ def _known(evaluation: JointEvaluation, row: Mapping[str, Any]) -> list[Problem]
     return [Problem(**problem) for problem in row["problems"]]
 
 
-def _key(sample: Sample, comparing: Comparing, evaluation: JointEvaluation, made_by: Mapping[str, Any]) -> str:
+def _key(
+    sample: Sample, comparing: Comparing, evaluation: JointEvaluation, made_by: Mapping[str, Any], files: AnyFiles
+) -> str:
     """Of everything that is said of an image: its files, and all that is done with them."""
     from hatdet.evaluation.store import key_of
-    from hatdet.runs.manifest import state_of
 
     low = (comparing.how.folder or {}).get(sample.relative.with_suffix(""))
-    files = [sample.image, sample.label, *([low] if low is not None else [])]
-    parts = [(os.path.abspath(file), state_of(file)) for file in files]  # noqa: PTH100
+    read = [sample.image, sample.label, *([low] if low is not None else [])]
+    parts = [(str(files.absolute(file)), files.state(file)) for file in read]
     arms = [(arm.name, arm.fingerprint) for arm in evaluation.arms]
     detectors = [(one.name, one.fingerprint, sorted(one.to_data.items())) for one in evaluation.detectors]
     settings = (comparing.how, comparing.imgsz, evaluation.frame_scale, evaluation.perceptual is not None)

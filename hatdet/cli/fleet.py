@@ -15,9 +15,7 @@ if TYPE_CHECKING:
     from hatdet.cli.steps import Done, ImageWork, Steps
     from hatdet.deploy.fleet import Fleet
     from hatdet.imaging.sources import Source
-    from hatdet.runs.manifest import Manifest
-    from hatdet.runs.parts import Parts
-    from hatdet.runs.storage import StoredFolder
+    from hatdet.runs.manifest import Record
 
 __all__ = [
     "RayCommand",
@@ -29,19 +27,17 @@ __all__ = [
     "device_of",
     "devices_of",
     "joined",
-    "manifest_of",
     "over",
     "put",
+    "record_of",
     "refuse_urls",
     "settings_of",
-    "sources_of",
 ]
 
 Job = TypeVar("Job")
 
 _CLUSTER = "Cluster"
 _STORES = re.compile(r"(s3|gs|gcs|az|abfs|memory)://")  # and http:// is a stream
-_STORE = re.compile(r"^(\w[\w+.-]+):/+(.*)$")  # what a path makes of a URL
 HERE = "here"  # --ray without an address
 _ADDRESS = re.compile(r"auto|local|ray://\S+|(\[[0-9A-Fa-f:]+\]|[\w.-]+):\d+")
 
@@ -154,12 +150,12 @@ class Results:
 
     def __init__(self, output: Path) -> None:
         from hatdet.core.errors import OptionsError
-        from hatdet.runs.storage import StoredFolder
+        from hatdet.runs.storage import StoredFolder, url_of
 
         if str(output).startswith("file:/"):
             raise OptionsError(f"-o takes a folder of this machine by its path, not as {output}")
-        match = _STORE.match(str(output))
-        self.output, self.store = output, StoredFolder(f"{match[1]}://{match[2]}") if match else None
+        url = url_of(output)
+        self.output, self.store = output, None if url is None else StoredFolder(url)
 
     def name(self, path: Path) -> str:
         """What a result is called."""
@@ -176,40 +172,7 @@ class Results:
             self.store.remove(path.relative_to(self.output).as_posix())
 
 
-def sources_of(inputs: Sequence[str], leave_out: Sequence[Path], store: StoredFolder | None) -> list[Source]:
-    """The images that are named: files, folders, globs; and, by URL, files and folders of object stores.
-
-    Raises:
-        OptionsError: a path that does not exist, a folder without images.
-    """
-    from hatdet.core.errors import OptionsError
-    from hatdet.imaging.files import IMAGE_SUFFIXES
-    from hatdet.imaging.sources import Source, below, find_sources
-    from hatdet.runs.storage import StoredFolder, is_url, local_path, path_of
-
-    if not any(map(is_url, map(local_path, inputs))):
-        return find_sources([local_path(text) for text in inputs], leave_out)
-    found: dict[Path, Source] = {}
-    for text in map(local_path, inputs):
-        if not is_url(text):
-            found |= {source.path: source for source in find_sources([text], leave_out)}
-            continue
-        files = StoredFolder(text).files()
-        if store is not None:
-            files = [file for file in files if not file.url.startswith(f"{store.url}/")]
-        if not (len(files) == 1 and files[0].url == text):  # one that is named is taken whatever its suffix
-            files = [file for file in files if Path(file.relative).suffix.lower() in IMAGE_SUFFIXES]
-        if not files:
-            raise OptionsError(f"{text} contains no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-        for file in files:
-            source = Source(path_of(file.url), below(Path(file.relative)), file.url, file.state)
-            found.setdefault(source.path, source)
-    return list(found.values())
-
-
-def manifest_of(
-    fleet: Fleet | None, where: Results, settings: Mapping[str, Any], sources: Sequence[Source]
-) -> Manifest | Parts:
+def record_of(fleet: Fleet | None, where: Results, settings: Mapping[str, Any], sources: Sequence[Source]) -> Record:
     """What of the run is done: a database beside the results, or for a cluster a table of all results."""
     from hatdet.deploy.cluster import RayCluster
     from hatdet.runs.manifest import Manifest
@@ -221,15 +184,10 @@ def manifest_of(
     return Parts(where.store or LocalFolder(where.output), where.output, settings, stored)
 
 
-def put(manifest: Manifest | Parts, source: Path, done: Done) -> None:
+def put(record: Record, source: Path, done: Done) -> None:
     """An image is done."""
-    from hatdet.runs.parts import Parts
-
     result, *others = done.files
-    if isinstance(manifest, Parts):
-        manifest.put(source, done.state, result, others, done.report, done.states)
-    else:
-        manifest.put(source, done.state, result, others, done.report)
+    record.put(source, done.state, result, others, done.report, done.states)
 
 
 def over(

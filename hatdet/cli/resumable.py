@@ -15,8 +15,7 @@ from hatdet.cli.session import Session
 
 if TYPE_CHECKING:
     from hatdet.core.types import Detector, Upscaler
-    from hatdet.runs.manifest import Manifest
-    from hatdet.runs.parts import Parts
+    from hatdet.runs.manifest import Record
 
 __all__ = ["check_on_error", "detected_by", "made_by", "say_what_was_done", "says_what_remains"]
 
@@ -63,7 +62,7 @@ def check_on_error(on_error: str) -> None:
         raise OptionsError(f"--on-error must be skip or stop, got {on_error!r}")
 
 
-def say_what_was_done(session: Session, manifest: Manifest | Parts, done: int, total: int) -> None:
+def say_what_was_done(session: Session, manifest: Record, done: int, total: int) -> None:
     """What an earlier run leaves to do."""
     if done:
         session.say(f"{done} of {total} images were done before (--overwrite makes them again)")

@@ -115,12 +115,11 @@ def run(
             chosen_fleet,
             device_of,
             joined,
-            manifest_of,
             over,
             put,
+            record_of,
             refuse_urls,
             settings_of,
-            sources_of,
         )
         from hatdet.cli.resumable import check_on_error, say_what_was_done, says_what_remains
         from hatdet.cli.sr_steps import Making, Upscaling, UpscalingJob
@@ -139,6 +138,7 @@ def run(
         with joined(fleet):
             from hatdet.imaging.encoding import checked_format
             from hatdet.imaging.sources import check_results, result_paths
+            from hatdet.runs.inputs import sources_of
 
             checked_format(form, quality)
             sources = sources_of(inputs, [output, *RESULTS], where.store)
@@ -148,7 +148,7 @@ def run(
             steps = making.steps(session, device_of(device, fleet))
             settings = settings_of(steps.settings(), fleet, precision)
             started = time.perf_counter()
-            with manifest_of(fleet, where, settings, sources) as manifest:
+            with record_of(fleet, where, settings, sources) as manifest:
                 left = [job for job in jobs if overwrite or manifest.done(job.source.path, job.target) is None]
                 say_what_was_done(session, manifest, len(jobs) - len(left), len(jobs))
 

@@ -27,7 +27,8 @@ Item = TypeVar("Item")
 RETRIES = 3  # of an image alone, whose worker was lost while it worked on it: the image may be what kills workers
 PATIENCE = 10.0  # seconds until a host must answer
 MOST_BLOCKS = 10_000  # Ray's scheduler counts each
-_QUIET = {
+_ENVIRONMENT = {  # of the processes that we start
+    "MALLOC_ARENA_MAX": "1",  # Ray computes in a second thread, whose memory glibc would give back after each image
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # what its C++ parts write to our stderr
@@ -56,8 +57,8 @@ class RayCluster:
     kind: str = field(default="cpu", init=False)
 
     def __post_init__(self) -> None:
-        for name, value in _QUIET.items():
-            os.environ.setdefault(name, value)  # read by Ray when it is imported
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)  # read when Ray is imported, and when processes start
         try:
             import ray  # noqa: F401  (ray.data takes seconds, which it has while a cluster starts)
 

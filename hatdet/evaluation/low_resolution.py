@@ -15,13 +15,14 @@ from hatdet.core.errors import InputError, OptionsError
 from hatdet.core.types import Image
 from hatdet.evaluation.boxes import Truth
 from hatdet.evaluation.labels import Labels, read_labels
-from hatdet.evaluation.samples import Sample
+from hatdet.evaluation.samples import Files, LocalFiles, Sample
 from hatdet.imaging.degradations import Degradation, degraded, describe
 from hatdet.imaging.files import read_image
 from hatdet.imaging.resize import reduced
-from hatdet.imaging.sources import find_sources
 
 __all__ = ["LowResolution", "Pair", "find_low_images", "read_pair"]
+
+_LOCAL = LocalFiles()
 
 
 @dataclass(frozen=True)
@@ -71,16 +72,16 @@ class Pair:
         return Truth(truth.xyxy * ratio, truth.class_id, truth.crowd)
 
 
-def find_low_images(folder: Path) -> dict[Path, Path]:
+def find_low_images(folder: Path, files: Files = _LOCAL) -> dict[Path, Path]:
     """The images of a folder by their path below it, without the suffix.
 
     Raises:
         OptionsError: no such folder, no images in it, two of one name.
     """
-    if not folder.is_dir():
+    if not files.is_folder(folder):
         raise OptionsError(f"{folder} is no folder: expected low-resolution images of the same names as the data's")
     found: dict[Path, Path] = {}
-    for source in find_sources([folder]):
+    for source in files.images(folder):
         name = source.relative.with_suffix("")
         if name in found:
             raise OptionsError(f"{found[name]} and {source.path} are both the low-resolution image of {name}")

@@ -10,17 +10,89 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
 from hatdet.core.errors import InputError, OptionsError
-from hatdet.imaging.sources import below, find_sources
+from hatdet.imaging.sources import Source, below, find_sources
 
-__all__ = ["CocoBox", "DetectionData", "Problem", "Sample", "cropped_labels", "read_detection_data"]
+__all__ = [
+    "CocoBox",
+    "DetectionData",
+    "Files",
+    "LocalFiles",
+    "Problem",
+    "Sample",
+    "cropped_labels",
+    "read_detection_data",
+]
 
 SPLITS = ("train", "val", "test")
 WHOLE = "all"  # the split of a COCO file, whose name a YAML file cannot use
+
+
+class Files(Protocol):
+    """Where the files of a data set are. Paths name them, and need not be paths of this machine."""
+
+    def read(self, path: Path) -> bytes:
+        """The content of a file.
+
+        Raises:
+            OSError, OptionsError: it cannot be read.
+        """
+        ...
+
+    def has(self, path: Path) -> bool:
+        """Whether there is such a file."""
+        ...
+
+    def is_folder(self, path: Path) -> bool:
+        """Whether there is such a folder, so far as that can be told before it is looked into."""
+        ...
+
+    def images(self, path: Path) -> list[Source]:
+        """The images of a folder, or the one that is named. As of `find_sources`."""
+        ...
+
+    def under(self, folder: Path, name: str) -> Path:
+        """What a name means that is read in a folder."""
+        ...
+
+    def absolute(self, path: Path) -> Path:
+        """The whole path."""
+        ...
+
+
+class LocalFiles:
+    """Those of this machine."""
+
+    def read(self, path: Path) -> bytes:
+        """The content of a file."""
+        return path.read_bytes()
+
+    def has(self, path: Path) -> bool:
+        """Whether there is such a file."""
+        return path.is_file()
+
+    def is_folder(self, path: Path) -> bool:
+        """Whether there is such a folder."""
+        return path.is_dir()
+
+    def images(self, path: Path) -> list[Source]:
+        """The images of a folder, or the one that is named."""
+        return find_sources([path])
+
+    def under(self, folder: Path, name: str) -> Path:
+        """What a name means that is read in a folder."""
+        return folder / name
+
+    def absolute(self, path: Path) -> Path:
+        """The whole path."""
+        return path.absolute()
+
+
+_LOCAL = LocalFiles()
 
 
 @dataclass(frozen=True)
@@ -99,7 +171,7 @@ class DetectionData:
         return tuple(sorted(samples, key=lambda sample: (sample.relative.as_posix(), str(sample.image))))
 
 
-def read_detection_data(path: Path, images: Path | None = None) -> DetectionData:
+def read_detection_data(path: Path, images: Path | None = None, files: Files = _LOCAL) -> DetectionData:
     """Read an Ultralytics data file (`path`, `train`, `val`, `test`, `names`) or COCO's `.json`, and list its images.
 
     A relative `path` is below the file's own folder. A split is a folder, several, or a text file of image paths.
@@ -108,19 +180,20 @@ def read_detection_data(path: Path, images: Path | None = None) -> DetectionData
         path: the data file.
         images: the folder of a COCO file's images. By default it is sought where COCO's own layout has it: beside the
             file, or for `annotations/instances_val2017.json` in `images/val2017`, `val2017` or `images`.
+        files: where all of them are.
 
     Raises:
         OptionsError: no such file or folder, neither YAML nor COCO, no class names, no split, ids that stand there
             twice.
     """
     if path.suffix.lower() == ".json":
-        return _read_coco(path, images)
+        return _read_coco(path, images, files)
     if images is not None:
         raise OptionsError(
             f"{path} says itself where its images are: expected a COCO file (.json) with a folder {images}"
         )
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(files.read(path).decode())
     except OSError as error:
         raise OptionsError(f"{path} cannot be read: {error.strerror or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -135,8 +208,8 @@ def read_detection_data(path: Path, images: Path | None = None) -> DetectionData
         raise OptionsError(
             f"{path} must name the classes by number (names: {{0: car}}), got {str(names)[:80]}"
         ) from error
-    root = path.parent / str(content.get("path") or ".")
-    splits = {split: _samples(content[split], root) for split in SPLITS if content.get(split)}
+    root = files.under(path.parent, str(content.get("path") or "."))
+    splits = {split: _samples(content[split], root, files) for split in SPLITS if content.get(split)}
     if not splits:
         raise OptionsError(f"{path} names no images: expected at least one of {', '.join(SPLITS)}")
     return DetectionData(named, splits)
@@ -171,22 +244,22 @@ def cropped_labels(label: Path, size_wh: tuple[int, int], cropped_wh: tuple[int,
     return "".join(line + "\n" for line in lines)
 
 
-def _samples(split: Any, root: Path) -> tuple[Sample, ...]:
+def _samples(split: Any, root: Path, files: Files) -> tuple[Sample, ...]:
     samples = []
     for entry in split if isinstance(split, list) else [split]:
-        path = root / str(entry)
-        if path.suffix == ".txt" and path.is_file():
-            listed = [line.strip() for line in path.read_text().splitlines() if line.strip()]
-            images = [(path.parent / line, below(Path(Path(line).name))) for line in listed]
+        path = files.under(root, str(entry))
+        if path.suffix == ".txt" and files.has(path):
+            listed = [line.strip() for line in files.read(path).decode().splitlines() if line.strip()]
+            images = [(files.under(path.parent, line), below(Path(Path(line).name))) for line in listed]
         else:
-            images = [(source.path, source.relative) for source in find_sources([path])]
-        samples += [Sample(image, relative, _label_of(image)) for image, relative in images]
+            images = [(source.path, source.relative) for source in files.images(path)]
+        samples += [Sample(image, relative, _label_of(image, files)) for image, relative in images]
     return tuple(samples)
 
 
-def _label_of(image: Path) -> Path:
+def _label_of(image: Path, files: Files) -> Path:
     """Ultralytics' rule: the last folder called `images` becomes `labels`. It may be above the current folder."""
-    path = image if "images" in image.parts[:-1] else image.absolute()
+    path = image if "images" in image.parts[:-1] else files.absolute(image)
     folders = list(path.parts[:-1])
     if "images" in folders:
         last = len(folders) - 1 - folders[::-1].index("images")
@@ -194,9 +267,9 @@ def _label_of(image: Path) -> Path:
     return Path(*folders, f"{path.stem}.txt")  # also of a line that names no file, which then cannot be read
 
 
-def _read_coco(path: Path, images: Path | None) -> DetectionData:
+def _read_coco(path: Path, images: Path | None, files: Files) -> DetectionData:
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(files.read(path))
     except OSError as error:
         raise OptionsError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
@@ -222,7 +295,7 @@ def _read_coco(path: Path, images: Path | None) -> DetectionData:
         crowd = bool(annotation.get("iscrowd"))
         values = tuple(xywh) if isinstance(xywh, list) else (xywh,)
         boxes[image_id].append(CocoBox(number, annotation.get("category_id"), values, crowd))
-    folder = _coco_images(path, images, [image["file_name"] for image in listed.values()])
+    folder = _coco_images(path, images, [image["file_name"] for image in listed.values()], files)
     samples = []
     for number, image in listed.items():
         name = Path(image["file_name"])
@@ -230,7 +303,8 @@ def _read_coco(path: Path, images: Path | None) -> DetectionData:
         relative = below(Path(name.name) if name.is_absolute() or ".." in name.parts else name)
         w, h = image.get("width"), image.get("height")
         stated = (w, h) if isinstance(w, int) and isinstance(h, int) else None
-        samples.append(Sample(folder / name, relative, path, tuple(boxes[number]), stated))
+        place = files.under(folder, image["file_name"])
+        samples.append(Sample(place, relative, path, tuple(boxes[number]), stated))
     names = {int(number): str(category["name"]) for number, category in named.items()}
     return DetectionData(names, {WHOLE: tuple(samples)}, tuple(problems))
 
@@ -251,17 +325,17 @@ def _entries(path: Path, content: Any, table: str) -> dict[int | str, dict[str, 
     return entries
 
 
-def _coco_images(path: Path, images: Path | None, names: list[str]) -> Path:
+def _coco_images(path: Path, images: Path | None, names: list[str], files: Files) -> Path:
     """The folder of a COCO file's images: the one that was named, or the first usual one that has the first of them."""
     if images is not None:
-        if not any((images / name).is_file() for name in names):
+        if not any(files.has(files.under(images, name)) for name in names):
             raise OptionsError(f"{images} has none of the {len(names)} images of {path}: expected {names[0]}, ...")
         return images
     split = path.stem.rpartition("_")[2]  # of instances_val2017: val2017
     above = Path(os.path.normpath(path.parent / ".."))
     folders = (path.parent, above / "images" / split, above / split, above / "images")
     for folder in folders:
-        if (folder / names[0]).is_file():
+        if files.has(files.under(folder, names[0])):
             return folder
     tried = ", ".join(str(folder) for folder in folders)
     raise OptionsError(f"{names[0]} of {path} is in none of {tried}: name the folder of its images")

@@ -14,11 +14,11 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol, Self
 
 from hatdet.core.errors import OptionsError
 
-__all__ = ["FOLDER", "Manifest", "state_of"]
+__all__ = ["FOLDER", "Manifest", "Record", "changed_names", "state_of"]
 
 FOLDER = ".hatdet"  # in the folder of the results; no image is looked for in it
 _TABLES = """
@@ -28,6 +28,32 @@ CREATE TABLE IF NOT EXISTS done (
     report TEXT NOT NULL
 );
 """
+
+
+class Record(Protocol):
+    """What of a run is done; a context manager. The methods are those of `Manifest`.
+
+    Attributes:
+        changed: names of settings that are not as they were, and for how many images.
+    """
+
+    changed: dict[str, int]
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+    def done(self, source: Path, result: Path, others: Sequence[Path] = ()) -> Any | None: ...
+    def files_of(self, result: Path) -> list[Path]: ...
+    def put(
+        self,
+        source: Path,
+        state: str,
+        result: Path,
+        others: Sequence[Path],
+        report: Mapping[str, Any],
+        states: Mapping[str, str] | None = None,
+    ) -> None: ...
 
 
 class Manifest:
@@ -45,7 +71,7 @@ class Manifest:
         self.folder, self.file = folder, folder / FOLDER / "manifest.sqlite"
         self._settings = json.dumps(dict(settings), sort_keys=True)
         self._key = hashlib.sha256(self._settings.encode()).hexdigest()
-        self.changed: dict[str, int] = {}  # names of settings that are not as they were, and for how many images
+        self.changed: dict[str, int] = {}
         self._database: sqlite3.Connection | None = None
         if self.file.exists():
             self._open()
@@ -88,7 +114,15 @@ class Manifest:
         row = self._row(result)
         return [] if row is None else [self.folder / name for name in json.loads(row[2])]
 
-    def put(self, source: Path, state: str, result: Path, others: Sequence[Path] = (), report: object = True) -> None:
+    def put(
+        self,
+        source: Path,
+        state: str,
+        result: Path,
+        others: Sequence[Path] = (),
+        report: object = True,
+        states: Mapping[str, str] | None = None,
+    ) -> None:
         """An image is done: its results are written.
 
         Args:
@@ -96,8 +130,9 @@ class Manifest:
             state: of its file before it was read: `state_of`.
             result, others: as of `done`.
             report: what `done` returns later, anything that JSON has; not None.
+            states: of the results, by their paths below the folder, where that is known; they are not looked at then.
         """
-        files = {self._name(path): state_of(path) for path in (result, *others)}
+        files = {self._name(path): state_of(path) for path in (result, *others)} if states is None else dict(states)
         here = os.path.abspath(source)  # noqa: PTH100
         row = _text(self._name(result)), _text(here), state, json.dumps(files), self._key
         database = self._open()
@@ -134,13 +169,17 @@ class Manifest:
     def _count_changes(self, settings: str) -> None:
         assert self._database is not None
         found = self._database.execute("SELECT text FROM settings WHERE key = ?", (settings,)).fetchone()
-        before, now = json.loads(found[0]), json.loads(self._settings)
-        for name in sorted(before.keys() | now.keys()):
-            if before.get(name) != now.get(name):
-                self.changed[name] = self.changed.get(name, 0) + 1
+        for name in changed_names(found[0], self._settings):
+            self.changed[name] = self.changed.get(name, 0) + 1
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()
+
+
+def changed_names(before: str, now: str) -> list[str]:
+    """Which settings are not as they were, both as JSON."""
+    was, are = json.loads(before), json.loads(now)
+    return [name for name in sorted(was.keys() | are.keys()) if was.get(name) != are.get(name)]
 
 
 def _text(name: str) -> str:

@@ -7,7 +7,6 @@ run goes on from there. A part may be written where only whole objects can be: o
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -20,7 +19,7 @@ from typing import Any, Protocol
 
 from hatdet.core.atomic import write_bytes
 from hatdet.core.errors import OptionsError
-from hatdet.runs.manifest import state_of
+from hatdet.runs.manifest import changed_names, state_of
 from hatdet.runs.storage import StoredFolder
 
 __all__ = ["FOLDER", "LocalFolder", "Parts", "read_parts"]
@@ -85,7 +84,6 @@ class Parts:
     ) -> None:
         self._folder, self._output, self._stored = folder, output, stored or {}
         self._settings = json.dumps(dict(settings), sort_keys=True)
-        self._key = hashlib.sha256(self._settings.encode()).hexdigest()
         self.changed: dict[str, int] = {}
         self._there = {_text(name): state for name, state in folder.states().items()}
         self._before = {row["result"]: row for row in read_parts(folder, self._there)}
@@ -111,7 +109,8 @@ class Parts:
         if row["state"] != (self._stored[source][1] if source in self._stored else state_of(source)):
             return None
         if row["settings"] != self._settings:
-            self._count_changes(row["settings"])
+            for name in changed_names(row["settings"], self._settings):
+                self.changed[name] = self.changed.get(name, 0) + 1
             return None
         files = dict(json.loads(row["files"]))
         if any(self._there.get(name) != state for name, state in files.items()):
@@ -185,12 +184,6 @@ class Parts:
         self.flush()
         for name in names:
             self._folder.remove(name)
-
-    def _count_changes(self, settings: str) -> None:
-        before, now = json.loads(settings), json.loads(self._settings)
-        for name in sorted(before.keys() | now.keys()):
-            if before.get(name) != now.get(name):
-                self.changed[name] = self.changed.get(name, 0) + 1
 
     def _called(self, source: Path) -> str:
         return _text(self._stored[source][0] if source in self._stored else os.path.abspath(source))  # noqa: PTH100

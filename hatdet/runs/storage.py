@@ -12,9 +12,11 @@ from typing import Any
 
 from hatdet.core.errors import InputError, OptionsError
 
-__all__ = ["StoredFile", "StoredFolder", "is_url", "local_path", "path_of"]
+__all__ = ["StoredFile", "StoredFolder", "is_url", "local_path", "path_of", "url_of", "with_urls"]
 
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
+# What a path makes of a URL: of the slashes one. Only protocols of object stores are taken for one.
+_STANDS_FOR_URL = re.compile(r"(?<![\w./:-])([A-Za-z][A-Za-z0-9+.-]+):/(?=[^/\s])")
 
 
 def is_url(text: str) -> bool:
@@ -30,6 +32,23 @@ def local_path(text: str) -> str:
 def path_of(url: str) -> Path:
     """A path that stands for a URL where only a path will do: it is never opened."""
     return Path(url)
+
+
+def url_of(path: Path) -> str | None:
+    """The URL that a path stands for; None of a path of this machine."""
+    match = _STANDS_FOR_URL.match(str(path))
+    return with_urls(str(path)) if match and _is_store(match[1]) else None
+
+
+def with_urls(text: str) -> str:
+    """A message about paths, with the URLs that they stand for."""
+    return _STANDS_FOR_URL.sub(lambda match: f"{match[0]}/" if _is_store(match[1]) else match[0], text)
+
+
+def _is_store(protocol: str) -> bool:
+    from fsspec import available_protocols
+
+    return protocol in available_protocols() and protocol not in ("file", "local", "http", "https")
 
 
 @dataclass(frozen=True)

@@ -279,6 +279,17 @@ def data(folder) -> Path:
     return folder / "data.yaml"
 
 
+def judged(file: str) -> tuple[Any, Any]:
+    """Rows and verdicts of a report, without what no two runs have alike: times."""
+    report = json.loads(Path(file).read_text())
+    for row in report["rows"]:
+        for key in ("ms_per_image", "upscale_ms", "detect_ms", "pareto"):
+            row.pop(key)
+    for verdict in report["verdicts"]:
+        verdict["words"] = verdict["words"].partition("; cost ")[0]
+    return report["rows"], report["verdicts"]
+
+
 @pytest.mark.parametrize("workers", [("--ray",), ("--device", "cpu,cpu")], ids=["cluster", "devices"])
 def test_eval_says_the_same_and_goes_on(data, monkeypatch, workers):
     common = ("eval", "--data", data, "--arms", "lr,bicubic,regions:hat-xs,hr", "--csv", "table.csv")
@@ -287,16 +298,8 @@ def test_eval_says_the_same_and_goes_on(data, monkeypatch, workers):
     assert (alone.exit_code, many.exit_code) == (1, 1), many.output  # a label of no class
     for text in (alone.stderr, many.stderr):
         assert text.count("class 9") == 1
+    assert judged("many.json") == judged("one.json")
     one, other = (json.loads(Path(f"{name}.json").read_text()) for name in ("one", "many"))
-    timed = ("ms_per_image", "upscale_ms", "detect_ms", "pareto")
-    for report in (one, other):
-        for row in report["rows"]:
-            for key in timed:
-                row.pop(key)
-        for verdict in report["verdicts"]:
-            verdict["words"] = verdict["words"].partition("; cost ")[0]
-    assert other["rows"] == one["rows"]
-    assert other["verdicts"] == one["verdicts"]
     assert other["data"] == one["data"]
     assert Path("many.html").stat().st_size > 10_000
     monkeypatch.setattr(Here, "broken", 0)  # nothing is left to do
@@ -304,3 +307,79 @@ def test_eval_says_the_same_and_goes_on(data, monkeypatch, workers):
     assert again.exit_code == 1
     report = json.loads(Path("again.json").read_text())
     assert [row["map50_95"] for row in report["rows"]] == [row["map50_95"] for row in one["rows"]]
+
+
+@pytest.fixture
+def stored(data, s3) -> Any:
+    """The data set of `data` in s3://survey/set, with a photo of low resolution of each."""
+    for path in Path("images").rglob("*.png"):
+        write_image(reduced(read_image(path), 4), Path("low") / path.name)
+    for path in [data, *Path("images").rglob("*.*"), *Path("labels").rglob("*.*"), *Path("low").rglob("*.*")]:
+        s3.upload_file(str(path), "survey", f"set/{path.relative_to(Path.cwd()) if path.is_absolute() else path}")
+    return s3
+
+
+EVAL = ("eval", "--arms", "lr,bicubic,hr", "--imgsz", 256)
+
+
+@pytest.mark.parametrize("workers", [("--ray",), ("--device", "cpu")], ids=["cluster", "alone"])
+def test_eval_reads_a_data_set_in_an_object_store(stored, data, workers):
+    here = hatdet(*EVAL, "--data", data, "--json", "here.json", "--cache", "a", "--device", "cpu")
+    url = (*EVAL, "--data", "s3://survey/set/data.yaml", "--html", "there.html", "--cache", "b", *workers)
+    there = hatdet(*url, "--json", "there.json")
+    assert (here.exit_code, there.exit_code) == (1, 1), there.output  # a label of no class
+    assert judged("there.json") == judged("here.json")
+    assert "warning: s3://survey/set/labels/val/0.txt:2 has class 9" in there.stderr
+    assert json.loads(Path("there.json").read_text())["settings"]["data"] == "s3://survey/set/data.yaml"
+    assert Path("there.html").stat().st_size > 10_000
+    stored.delete_object(Bucket="survey", Key="set/labels/val/0.txt")
+    fewer = hatdet(*url, "--json", "fewer.json")
+    assert fewer.exit_code == 0
+    assert "s3://survey/set/labels/val/0.txt does not exist" in fewer.stderr  # noticed, though the rest is kept
+    stored.put_object(Bucket="survey", Key="set/images/val/1.png", Body=b"no image")
+    broken = hatdet(*url, "--json", "broken.json")
+    assert broken.exit_code == 1
+    assert "error: s3://survey/set/images/val/1.png is not an image" in broken.stderr
+
+
+def test_eval_finds_parts_of_a_data_set_in_an_object_store(stored, data):
+    """A data file here with a path there; a COCO file there; pairs that were photographed."""
+    hatdet(*EVAL, "--data", data, "--lr", "low", "--json", "here.json", "--cache", "a", "--device", "cpu")
+    names = {0: "person", 5: "bus"}
+    content = {"path": "s3://survey/set", "val": "images/../images/val", "names": names}
+    Path("there.yaml").write_text(yaml.safe_dump(content))
+    low = ("--lr", "s3://survey/set/low", "--ray")
+    hatdet(*EVAL, "--data", "there.yaml", "--json", "there.json", "--cache", "b", *low)
+    assert judged("there.json") == judged("here.json")
+    images = [{"id": number, "file_name": f"{number}.png", "width": 192, "height": 256} for number in range(3)]
+    boxes = [
+        {"id": number + 1, "image_id": number, "category_id": 0, "bbox": [38.4, 12.8, 115.2, 230.4]}
+        for number in range(3)
+    ]
+    classes = [{"id": number, "name": name} for number, name in names.items()]
+    coco = {"images": images, "annotations": boxes, "categories": classes}
+    stored.put_object(Bucket="survey", Key="set/annotations/instances_val.json", Body=json.dumps(coco).encode())
+    hatdet(
+        *EVAL, "--data", "s3://survey/set/annotations/instances_val.json", "--json", "coco.json", "--cache", "c", *low
+    )
+    assert judged("coco.json") == judged("here.json")
+    named = ("--images", "s3://survey/set/images/val", "--cache", "c", "--json", "named.json")
+    hatdet(*EVAL, "--data", "s3://survey/set/annotations/instances_val.json", *named, *low)
+    assert judged("named.json") == judged("here.json")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("--data", "s3://survey/none.yaml"), "error: s3://survey/none.yaml does not exist"),
+        (("--data", "there.yaml"), "error: s3://survey/none contains no images"),
+        (("--data", "s3://survey/set/data.yaml", "--lr", "s3://survey/none"), "error: s3://survey/none contains no"),
+        (("--data", "s3://survey/set/data.yaml", "--split", "test"), "error: the data set has no split 'test'"),
+    ],
+)
+def test_what_is_wrong_with_a_data_set_in_an_object_store_is_one_line(stored, arguments, line):
+    Path("there.yaml").write_text(yaml.safe_dump({"path": "s3://survey", "val": "none", "names": ["person"]}))
+    result = hatdet(*EVAL, *arguments, "--ray")
+    assert result.exit_code == 2
+    assert result.stderr.startswith(line)
+    assert result.stderr.count("\n") == 1

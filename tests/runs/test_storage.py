@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 
 import boto3
 import pytest
 
 from hatdet.core.errors import InputError, OptionsError
-from hatdet.runs.storage import StoredFolder, is_url, local_path
+from hatdet.runs.storage import StoredFolder, is_url, local_path, path_of, url_of, with_urls
 
 
 @pytest.fixture
@@ -67,3 +68,24 @@ def test_urls_are_told_from_paths(text, url):
 def test_a_file_url_is_a_path():
     assert local_path("file:///a/b.png") == "/a/b.png"
     assert local_path("a/b.png") == "a/b.png"
+
+
+@pytest.mark.parametrize(
+    ("path", "url"),
+    [
+        (path_of("s3://survey/tiles/a.png"), "s3://survey/tiles/a.png"),
+        (path_of("s3://survey") / "data.yaml", "s3://survey/data.yaml"),
+        (path_of("gs://survey/tiles").parent, "gs://survey"),
+        (Path("s3/a.png"), None),
+        (Path("/data/s3:/a.png"), None),  # a folder of this machine, of an odd name
+        (Path("ab:/x"), None),  # no protocol
+        (Path("file:/data/a.png"), None),
+    ],
+)
+def test_a_path_stands_for_a_url_of_an_object_store(path, url):
+    assert url_of(path) == url
+
+
+def test_messages_name_urls():
+    text = with_urls("s3:/survey/a.png and gs://b/c do not go with /data/s3:/a.png, ratio 3:/4, or file:/a")
+    assert text == "s3://survey/a.png and gs://b/c do not go with /data/s3:/a.png, ratio 3:/4, or file:/a"
