@@ -1,14 +1,14 @@
 """What a Ray cluster costs and brings on this machine, beside the plain command, and what it loses when workers die.
 
-    python tools/bench_ray.py             # 500 small images: the plain command, one worker, two workers, 10 kills
+    python tools/bench_ray.py             # 500 small images: the plain command, one worker, two, 10 kills
     python tools/bench_ray.py --side 96 --rounds 1 --kills 0    # of images that are not quite as small
     python tools/bench_ray.py --driver    # how many images a second the process that hands them out can keep up with
 
 Every command has one thread a worker, and the network is HAT-XS. Commands take turns, --rounds times, since a machine
 is not always equally fast; numbers are means. Seconds are those of the whole command, start and all; `a second` is the
-rate between two sizes of the same work, in which the start is not. With --kills the workers of a run are killed
-(SIGKILL) one by one while it works; afterwards its results are counted, and its boxes compared with the plain
-command's. Exit code 1 if anything is missing, twice or different.
+rate between two sizes of the same work, in which the start is not. Two plain commands at once, with half of the images
+each, are what two cores allow. With --kills the workers of a run are killed (SIGKILL) one by one while it works;
+afterwards its results are counted, and its boxes compared with the plain command's. Exit code 1 if anything is missing, twice or different.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ import psutil
 from hatdet.deploy.fleet import Outcome
 
 IOU, CONFIDENCE = 0.999, 1e-4
+HALVES = "two plain commands"
 ACTOR = "MapWorker"  # in the names of Ray Data's workers
 
 
@@ -64,18 +65,35 @@ class Timed:
     killed: int = 0
 
 
-def run(images: Path, out: Path, *arguments: str, kills: int = 0) -> Timed:
+def started(images: Path, out: Path, *arguments: str) -> subprocess.Popen[bytes]:
     """`hatdet detect --upscale` with one thread for each worker."""
     command = [sys.executable, "-m", "hatdet", "detect", "--upscale", str(images), "-o", str(out), "--quiet"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    started = time.perf_counter()
-    process = subprocess.Popen([*command, "--json", f"{out}.json", *arguments], env=environment)
+    return subprocess.Popen([*command, "--json", f"{out}.json", *arguments], env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def run(images: Path, out: Path, *arguments: str, kills: int = 0) -> Timed:
+    """The command with all images."""
+    began = time.perf_counter()
+    process = started(images, out, *arguments)
     killed = [0]
     if kills:
         threading.Thread(target=kill_workers, args=(process, out, kills, len(list(images.iterdir())), killed)).start()
     if process.wait():
-        raise SystemExit(f"{' '.join(command)} ended with exit code {process.returncode}")
-    return Timed(time.perf_counter() - started, killed[0])
+        raise SystemExit(f"hatdet detect {' '.join(arguments)} ended with exit code {process.returncode}")
+    return Timed(time.perf_counter() - began, killed[0])
+
+
+def run_halves(images: Path, out: Path) -> float:
+    """Two plain commands at once, each with half of the images: what two cores allow. Returns seconds."""
+    halves = [out / "first", out / "second"]
+    for number, image in enumerate(sorted(images.iterdir())):
+        (halves[number % 2] / "in").mkdir(parents=True, exist_ok=True)
+        shutil.copy(image, halves[number % 2] / "in")
+    began = time.perf_counter()
+    processes = [started(half / "in", half / "out", "--device", "cpu") for half in halves]
+    if [process.wait() for process in processes] != [0, 0]:
+        raise SystemExit("one of two commands at once failed")
+    return time.perf_counter() - began
 
 
 def kill_workers(process: subprocess.Popen[bytes], out: Path, kills: int, images: int, killed: list[int]) -> None:
@@ -195,7 +213,7 @@ def main() -> int:
             "Ray, one worker": ["--ray=local", "--ray-workers", "1"],
             "Ray, two workers": ["--ray=local", "--ray-workers", "2"],
         }
-        some, whole = dict.fromkeys(ways, 0.0), dict.fromkeys(ways, 0.0)  # seconds, of all rounds
+        some, whole = ({**dict.fromkeys(ways, 0.0), HALVES: 0.0} for _ in range(2))  # seconds, of all rounds
         print(
             f"{given.images} images of {given.side}x{given.side}, one thread a worker, {given.rounds} rounds",
             flush=True,
@@ -207,15 +225,21 @@ def main() -> int:
                     shutil.rmtree(out, ignore_errors=True)
                     took[way] += run(work / folder, out, *arguments).seconds
                 wrong += differences(work / "all0", work / f"all{number}")
-        seconds = {way: whole[way] / given.rounds for way in ways}
-        rates = {way: (given.images - few) * given.rounds / (whole[way] - some[way]) for way in ways}
-        for way in ways:
+            for folder, took in (("few", some), ("all", whole)):
+                out = work / f"{folder}-halves"
+                shutil.rmtree(out, ignore_errors=True)
+                took[HALVES] += run_halves(work / folder, out)
+        seconds = {way: took / given.rounds for way, took in whole.items()}
+        rates = {way: (given.images - few) * given.rounds / (whole[way] - some[way]) for way in whole}
+        for way in whole:
             print(f"{way:22s} {seconds[way]:7.1f} s   {rates[way]:6.2f} images a second", flush=True)
         plain, one, two = ways
         print(f"one worker beside the plain command: {100 * (seconds[one] / seconds[plain] - 1):+.1f} % of the time")
         print(
             f"two workers beside one: {seconds[one] / seconds[two]:.2f} x with the start, "
-            f"{rates[two] / rates[one]:.2f} x without it"
+            f"{rates[two] / rates[one]:.2f} x without it; "
+            f"two plain commands beside one: {seconds[plain] / seconds[HALVES]:.2f} and "
+            f"{rates[HALVES] / rates[plain]:.2f} x"
         )
         if given.kills:
             killed = run(work / "all", work / "killed", *ways[two], kills=given.kills)

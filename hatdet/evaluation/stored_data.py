@@ -69,10 +69,9 @@ class AnyFiles(LocalFiles):
 
     def under(self, folder: Path, name: str) -> Path:
         """What a name means that is read in a folder: it may be a URL itself."""
-        if is_url(local_path(name)):
-            return path_of(name)
-        path = folder / local_path(name)
-        return path if url_of(path) is None else Path(os.path.normpath(path))
+        name = local_path(name)
+        path = path_of(name) if is_url(name) else folder / name
+        return path if url_of(path) is None else Path(os.path.normpath(path))  # a store knows no ..
 
     def absolute(self, path: Path) -> Path:
         """The whole path."""

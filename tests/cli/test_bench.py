@@ -130,6 +130,7 @@ def test_the_whole_way_in_processes(folder):
     assert "<svg" in Path("r/r.svg").read_text()
 
 
+@pytest.mark.slow
 def test_json_to_stdout_and_nothing_else(here):
     arguments = ("--upscaler", "tiny.safetensors", "--scale", 2, "--size", "64x64", "--runs", 1)
     result = hatdet(*arguments, "--precision", "fp32,bf16", "--tile", "32,64", "--json", "-", "--batch", "2")

@@ -38,6 +38,7 @@ def yolo(folder: Path, *words: object, **environment: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_training_with_a_model_file_that_ships_from_any_folder(tmp_path):
     """Also from one whose name looks like a model with a scale; then its checkpoint, through the other modes."""
     folder = tmp_path / "v3n"

@@ -16,16 +16,6 @@ from hatdet.runs.manifest import FOLDER, Manifest, state_of
 SETTINGS = {"weights": "abc", "tile": 256}
 
 
-@pytest.fixture
-def files(tmp_path: Path) -> tuple[Path, Path, Path]:
-    """A folder of results, an image, and its result."""
-    source, result = tmp_path / "in" / "a.png", tmp_path / "out" / "deep" / "a.png"
-    for path in (source, result):
-        path.parent.mkdir(parents=True)
-        path.write_bytes(b"picture")
-    return tmp_path / "out", source, result
-
-
 def test_what_was_put_is_done_in_this_run_and_in_the_next(files):
     folder, source, result = files
     with Manifest(folder, SETTINGS) as manifest:

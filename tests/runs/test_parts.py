@@ -22,16 +22,6 @@ BOX |= {"polygons": None, "keypoints": None, "crop": "crops/car/a_1.png", "track
 REPORT = {"source": "in/a.png", "width": 4, "detections": [BOX], "timing_ms": {"read": 1.0}}
 
 
-@pytest.fixture
-def files(tmp_path: Path) -> tuple[Path, Path, Path]:
-    """A folder of results, an image, and its result."""
-    source, result = tmp_path / "in" / "a.png", tmp_path / "out" / "deep" / "a.png"
-    for path in (source, result):
-        path.parent.mkdir(parents=True)
-        path.write_bytes(b"picture")
-    return tmp_path / "out", source, result
-
-
 def on_disk(folder: Path, settings: dict[str, object] = SETTINGS) -> Parts:
     return Parts(LocalFolder(folder), folder, settings)
 

@@ -113,6 +113,7 @@ def test_a_local_network_tiled_gives_the_untiled_picture():
     assert psnr(tiled.pixels, whole.pixels) > 80
 
 
+@pytest.mark.slow
 def test_a_photo_tiled_agrees_with_the_untiled_one():
     photo = read_image(sample_photo("bus"))
     image = Image(reduced(photo, 2).pixels[:, 100:400, :].contiguous())

@@ -44,7 +44,7 @@ pytestmark = pytest.mark.usefixtures("logs_reach_caplog")
 # ------------------------------------------------------------------------------------------ 1. going on
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_8_iterations_are_4_and_4_more(tmp_path, workers, monkeypatch):
     """Dropped paths, crops, the order of the data, Adam, EMA and the schedule all go on."""
 
@@ -388,6 +388,7 @@ def together(arguments: list[str], count: int = 2) -> subprocess.CompletedProces
     )
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_with_twice_the_batch(tmp_path):
     """The same items in the same order, gradients averaged; then a resume, with the other spelling of the flags."""
     common = {"network_g:drop_path_rate": 0.0, "logger:save_checkpoint_freq": 2}
@@ -474,6 +475,7 @@ app(["train", *sys.argv[1:]])
 """
 
 
+@pytest.mark.slow
 def test_a_long_validation_does_not_run_into_the_groups_timeout(tmp_path):
     """Process 0 has two of three images to wait for, 8 seconds; collectives time out after 5."""
     data_set(tmp_path, count=3)
