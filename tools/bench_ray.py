@@ -5,10 +5,11 @@
     python tools/bench_ray.py --driver    # how many images a second the process that hands them out can keep up with
 
 Every command has one thread a worker, and the network is HAT-XS. Commands take turns, --rounds times, since a machine
-is not always equally fast; numbers are means. Seconds are those of the whole command, start and all; `a second` is the
-rate between two sizes of the same work, in which the start is not. Two plain commands at once, with half of the images
-each, are what two cores allow. With --kills the workers of a run are killed (SIGKILL) one by one while it works;
-afterwards its results are counted, and its boxes compared with the plain command's. Exit code 1 if anything is missing, twice or different.
+is not always equally fast; numbers are means. Seconds are those of the whole command, start and all; `a second` is
+the rate between two sizes of the same work, in which the start is not. Two plain commands at once, with half of the
+images each, are what two cores allow. With --kills the workers of a run are killed (SIGKILL) one by one while it
+works; afterwards its results are counted, and its boxes compared with the plain command's. Exit code 1 if anything is
+missing, twice or different.
 """
 
 from __future__ import annotations
