@@ -44,7 +44,7 @@ _ADDRESS = re.compile(r"auto|local|ray://\S+|(\[[0-9A-Fa-f:]+\]|[\w.-]+):\d+")
 RayOption = Annotated[
     str | None,
     typer.Option(
-        help="Work on a Ray cluster: auto, local, HOST:PORT or ray://HOST:PORT; without an address RAY_ADDRESS, the "
+        help="Work on a Ray cluster: auto, local or HOST:PORT; without an address RAY_ADDRESS, the "
         "cluster of this machine, or a new one on it. Inputs and -o may be s3://, gs://. Needs the extra ray.",
         metavar="ADDRESS",
         rich_help_panel=_CLUSTER,

@@ -47,7 +47,7 @@ class RayCluster:
         size, kind: how many workers there are and on what, `cuda` or `cpu`; known while it is `joined`.
 
     Raises:
-        OptionsError: Ray is not installed.
+        OptionsError: Ray is not installed; the address is that of Ray's client, over which Ray Data does not run.
     """
 
     address: str | None = None
@@ -66,6 +66,11 @@ class RayCluster:
                 raise ImportError("pyarrow is not installed")
         except ImportError as error:
             raise OptionsError(f"--ray needs Ray: pip install 'hatdet[ray]' ({error})") from error
+        address = self.address or os.environ.get("RAY_ADDRESS", "")
+        if address.startswith("ray://"):
+            raise OptionsError(
+                f"Ray Data does not run over {address}: on a machine of the cluster give auto or HOST:PORT"
+            )
 
     @contextmanager
     def joined(self) -> Iterator[None]:
@@ -164,7 +169,7 @@ def _import() -> None:
 
 def _reach(address: str | None) -> None:
     """Raise a DeviceError for an address at which nobody listens, for which Ray waits for minutes."""
-    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    host, _, port = (address or "").rpartition(":")
     if not port.isdigit():
         return
     try:

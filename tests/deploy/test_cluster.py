@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from hatdet.core.errors import DeviceError, InputError, WeightsError
+from hatdet.core.errors import DeviceError, InputError, OptionsError, WeightsError
 from hatdet.deploy.cluster import RETRIES, RayCluster
 from tests.deploy.test_fleet import Doubling
 
@@ -53,6 +53,14 @@ def test_an_item_that_kills_workers_is_given_up_and_no_other(caplog, capfd):
 def test_a_cluster_that_is_not_there_is_refused():
     with pytest.raises(DeviceError, match=r"no Ray cluster is at 127\.0\.0\.1:1: Connection refused"):
         list(RayCluster("127.0.0.1:1").over(Doubling(), [1]))
+
+
+def test_rays_client_is_refused(monkeypatch):
+    with pytest.raises(OptionsError, match=r"does not run over ray://head:10001: .* auto or HOST:PORT"):
+        RayCluster("ray://head:10001")
+    monkeypatch.setenv("RAY_ADDRESS", "ray://other:10001")
+    with pytest.raises(OptionsError, match="does not run over ray://other:10001"):
+        RayCluster()
 
 
 def test_no_items_need_no_cluster():
