@@ -37,7 +37,6 @@ __all__ = [
 Job = TypeVar("Job")
 
 _CLUSTER = "Cluster"
-_STORES = re.compile(r"(s3|gs|gcs|az|abfs|memory)://")  # and http:// is a stream
 HERE = "here"  # --ray without an address
 _ADDRESS = re.compile(r"auto|local|ray://\S+|(\[[0-9A-Fa-f:]+\]|[\w.-]+):\d+")
 
@@ -129,11 +128,12 @@ def refuse_urls(inputs: Sequence[str], where: Results, fleet: Fleet | None) -> N
     """Raise an OptionsError for an object store that only workers of a cluster reach."""
     from hatdet.core.errors import OptionsError
     from hatdet.deploy.cluster import RayCluster
+    from hatdet.runs.storage import path_of, url_of
 
     if isinstance(fleet, RayCluster):
         return
     for text in (*inputs, where.name(where.output)):
-        if _STORES.match(text):
+        if url_of(path_of(text)) is not None:  # and http:// is a stream
             raise OptionsError(f"{text}: object stores are read and written with --ray")
 
 
