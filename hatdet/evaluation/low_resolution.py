@@ -15,14 +15,12 @@ from hatdet.core.errors import InputError, OptionsError
 from hatdet.core.types import Image
 from hatdet.evaluation.boxes import Truth
 from hatdet.evaluation.labels import Labels, read_labels
-from hatdet.evaluation.samples import Files, LocalFiles, Sample
+from hatdet.evaluation.samples import LOCAL_FILES, Files, Sample
 from hatdet.imaging.degradations import Degradation, degraded, describe
 from hatdet.imaging.files import read_image
 from hatdet.imaging.resize import reduced
 
 __all__ = ["LowResolution", "Pair", "find_low_images", "read_pair"]
-
-_LOCAL = LocalFiles()
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ class Pair:
         return Truth(truth.xyxy * ratio, truth.class_id, truth.crowd)
 
 
-def find_low_images(folder: Path, files: Files = _LOCAL) -> dict[Path, Path]:
+def find_low_images(folder: Path, files: Files = LOCAL_FILES) -> dict[Path, Path]:
     """The images of a folder by their path below it, without the suffix.
 
     Raises:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import yaml
 
@@ -18,10 +18,10 @@ from hatdet.core.errors import InputError, OptionsError
 from hatdet.imaging.sources import Source, below, find_sources
 
 __all__ = [
+    "LOCAL_FILES",
     "CocoBox",
     "DetectionData",
     "Files",
-    "LocalFiles",
     "Problem",
     "Sample",
     "cropped_labels",
@@ -32,8 +32,8 @@ SPLITS = ("train", "val", "test")
 WHOLE = "all"  # the split of a COCO file, whose name a YAML file cannot use
 
 
-class Files(Protocol):
-    """Where the files of a data set are. Paths name them, and need not be paths of this machine."""
+class Files:
+    """Where the files of a data set are: on this machine. Paths name them, and need not be paths of this machine."""
 
     def read(self, path: Path) -> bytes:
         """The content of a file.
@@ -41,34 +41,6 @@ class Files(Protocol):
         Raises:
             OSError, OptionsError: it cannot be read.
         """
-        ...
-
-    def has(self, path: Path) -> bool:
-        """Whether there is such a file."""
-        ...
-
-    def is_folder(self, path: Path) -> bool:
-        """Whether there is such a folder, so far as that can be told before it is looked into."""
-        ...
-
-    def images(self, path: Path) -> list[Source]:
-        """The images of a folder, or the one that is named. As of `find_sources`."""
-        ...
-
-    def under(self, folder: Path, name: str) -> Path:
-        """What a name means that is read in a folder."""
-        ...
-
-    def absolute(self, path: Path) -> Path:
-        """The whole path."""
-        ...
-
-
-class LocalFiles:
-    """Those of this machine."""
-
-    def read(self, path: Path) -> bytes:
-        """The content of a file."""
         return path.read_bytes()
 
     def has(self, path: Path) -> bool:
@@ -76,11 +48,11 @@ class LocalFiles:
         return path.is_file()
 
     def is_folder(self, path: Path) -> bool:
-        """Whether there is such a folder."""
+        """Whether there is such a folder, so far as that can be told before it is looked into."""
         return path.is_dir()
 
     def images(self, path: Path) -> list[Source]:
-        """The images of a folder, or the one that is named."""
+        """The images of a folder, or the one that is named. As of `find_sources`."""
         return find_sources([path])
 
     def under(self, folder: Path, name: str) -> Path:
@@ -92,7 +64,7 @@ class LocalFiles:
         return path.absolute()
 
 
-_LOCAL = LocalFiles()
+LOCAL_FILES = Files()
 
 
 @dataclass(frozen=True)
@@ -171,7 +143,7 @@ class DetectionData:
         return tuple(sorted(samples, key=lambda sample: (sample.relative.as_posix(), str(sample.image))))
 
 
-def read_detection_data(path: Path, images: Path | None = None, files: Files = _LOCAL) -> DetectionData:
+def read_detection_data(path: Path, images: Path | None = None, files: Files = LOCAL_FILES) -> DetectionData:
     """Read an Ultralytics data file (`path`, `train`, `val`, `test`, `names`) or COCO's `.json`, and list its images.
 
     A relative `path` is below the file's own folder. A split is a folder, several, or a text file of image paths.

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from hatdet.core.errors import HatdetError, InputError, OptionsError
 from hatdet.evaluation.low_resolution import LowResolution
-from hatdet.evaluation.samples import LocalFiles, Sample
+from hatdet.evaluation.samples import Files, Sample
 from hatdet.imaging.sources import Source
 from hatdet.runs.inputs import sources_of
 from hatdet.runs.manifest import state_of
@@ -35,11 +35,12 @@ def saying_urls() -> Iterator[None]:
         raise OptionsError(with_urls(str(error))) from error
 
 
-class AnyFiles(LocalFiles):
+class AnyFiles(Files):
     """Files of this machine and, by paths that stand for their URLs, of object stores, each folder listed once."""
 
     def __init__(self) -> None:
         self._listed: dict[str, Mapping[str, str]] = {}  # states by path below, by folder
+        self._images: dict[str, str] = {}  # states of images that were found, by URL
 
     def read(self, path: Path) -> bytes:
         """The content of a file."""
@@ -65,7 +66,11 @@ class AnyFiles(LocalFiles):
     def images(self, path: Path) -> list[Source]:
         """The images of a folder, or the one that is named."""
         url = url_of(path)
-        return super().images(path) if url is None else sources_of([url], [])
+        if url is None:
+            return super().images(path)
+        sources = sources_of([url], [])
+        self._images |= {source.name: source.state or "" for source in sources}
+        return sources
 
     def under(self, folder: Path, name: str) -> Path:
         """What a name means that is read in a folder: it may be a URL itself."""
@@ -86,6 +91,8 @@ class AnyFiles(LocalFiles):
         url = url_of(path)
         if url is None:
             return state_of(path)
+        if url in self._images:
+            return self._images[url]
         folder = url.rpartition("/")[0]
         above = next((one for one in self._listed if f"{folder}/".startswith(f"{one}/")), None)
         if above is None:
